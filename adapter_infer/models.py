@@ -1,0 +1,206 @@
+"""Builds a model from its ModelSpec, gives it random weights, and names its plain-ViT baseline."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from adapter_infer.beit import BEiT, BEiTBaseline
+from adapter_infer.errors import AdapterError, UnsupportedModel
+from adapter_infer.heads.semantic_fpn import FPN, FPNHead
+from adapter_infer.heads.setr_pup import SETRUPHead
+from adapter_infer.heads.upernet import UPerHead
+from adapter_infer.msda import MSDeformAttn
+from adapter_infer.segmentor import Segmentor
+from adapter_infer.spec import ModelSpec
+from adapter_infer.uniperceiver import UniPerceiver
+from adapter_infer.vit import ViT, ViTBaseline
+from adapter_infer.vit_adapter import AdapterSettings, BEiTAdapter, UniPerceiverAdapter, ViTAdapter
+
+Config = Mapping[str, Any]
+
+# Arguments of the official classes that do not change a trained model's forward pass or its keys.
+NO_EFFECT = frozenset(
+    {"type", "pretrained", "init_cfg", "with_cp", "use_checkpoint", "drop_rate", "attn_drop_rate", "drop_path_rate"}
+    | {"dropout_ratio", "loss_decode", "sampler", "ignore_index", "frozen_stages", "norm_eval"}
+)
+# Arguments that are supported at one value only (the official default).
+ONLY: dict[str, tuple[Any, ...]] = {
+    "in_chans": (3,),
+    "patch_size": (16,),
+    "qk_scale": (None,),
+    "conv_cfg": (None,),
+    "input_transform": ("multiple_select", None),
+    "start_level": (0,),
+    "end_level": (-1,),
+    "add_extra_convs": (False,),
+    "upsample_cfg": ({"mode": "nearest"},),
+}
+BATCH_NORMS = frozenset({"BN", "BN2d", "SyncBN", "MMSyncBN", "naiveSyncBN"})
+
+HEADS: dict[str, Callable[..., nn.Module]] = {"UPerHead": UPerHead, "FPNHead": FPNHead, "SETRUPHead": SETRUPHead}
+NECKS: dict[str, Callable[..., nn.Module]] = {"FPN": FPN}
+BACKBONES = ("ViTAdapter", "BEiTAdapter", "UniPerceiverAdapter", "ViTBaseline", "BEiTBaseline")
+
+
+def build_model(spec: ModelSpec, device: str = "cpu") -> nn.Module:
+    """The model in eval mode: a Segmentor where the spec has a decode head, otherwise the backbone alone.
+
+    Parameters are freshly initialised; on device "meta" they take no memory. Errors: UnsupportedModel.
+    """
+    with torch.device(device):
+        backbone = build_backbone(spec.backbone, spec.half)
+        if spec.decode_head is None:
+            return backbone.eval()
+        neck = None if spec.neck is None else _build(NECKS, spec.neck, "neck")
+        head = _build(HEADS, spec.decode_head, "decode_head")
+        return Segmentor(backbone, neck, head).eval()
+
+
+def build_backbone(config: Config, half: str) -> nn.Module:
+    """A backbone from its mmcv-style arguments, with the forward pass of that half of the official code."""
+    name = config.get("type")
+    _check_fixed_values(config, "backbone")
+    if name == "ViTBaseline":
+        if half == "detection" and config.get("out_indices") is None:
+            raise UnsupportedModel("a ViTBaseline of the detection code needs out_indices, e.g. [2, 5, 8, 11]")
+        own = {key: config[key] for key in ("out_indices", "upsample") if key in config}
+        return ViTBaseline(**own, **_known(config, ViT, "backbone", {"out_indices", "upsample"}))
+    if name == "BEiTBaseline":
+        settings = _known(config, BEiT, "backbone", {"out_indices", "pretrain_size"})
+        if config.get("out_indices") is not None:
+            settings["out_indices"] = config["out_indices"]
+        # The baseline's own defaults: absolute positions and no bias table, which no released model has.
+        return BEiTBaseline(**({"use_abs_pos_emb": True, "use_rel_pos_bias": False} | settings))
+    if name == "ViTAdapter":
+        return ViTAdapter(_adapter_settings(config, half), **_known(config, ViT, "backbone", _ADAPTER_KEYS))
+    if name == "BEiTAdapter":
+        settings = _known(config, BEiT, "backbone", _ADAPTER_KEYS | {"pretrain_size"})
+        return BEiTAdapter(_adapter_settings(config, half), class_token=half == "segmentation", **settings)
+    if name == "UniPerceiverAdapter":
+        settings = _known(config, UniPerceiver, "backbone", _ADAPTER_KEYS | {"pretrain_size"})
+        return UniPerceiverAdapter(_adapter_settings(config, half), **settings)
+    raise UnsupportedModel(f"backbone type {name!r} is not supported; supported: {', '.join(BACKBONES)}")
+
+
+def baseline_spec(spec: ModelSpec) -> ModelSpec:
+    """The plain ViT with the same width, depth, heads, windows, neck and decode head: the adapter's measure.
+
+    A segmentation BEiTAdapter's baseline is BEiTBaseline, every other adapter's is ViTBaseline. Errors:
+    UnsupportedModel where `spec` is a plain ViT already.
+    """
+    config, name = spec.backbone, spec.backbone.get("type")
+    if name not in {"ViTAdapter", "BEiTAdapter", "UniPerceiverAdapter"}:
+        raise UnsupportedModel(f"{name} is a plain ViT already and has no baseline; measure a ViT-Adapter model")
+    depth = int(config.get("depth", 12))
+    plain: dict[str, Any]
+    if name == "BEiTAdapter" and spec.half == "segmentation":
+        kept = set(inspect.signature(BEiT).parameters)
+        outs = [depth // 3 - 1, depth // 2 - 1, 2 * depth // 3 - 1, depth - 1]
+        # Stated, since the baseline class has other defaults than the adapter's.
+        plain = {"type": "BEiTBaseline", "out_indices": outs, "use_abs_pos_emb": False}
+        plain |= {"use_rel_pos_bias": config.get("use_rel_pos_bias", True), "img_size": config.get("img_size", 512)}
+    else:
+        kept = set(inspect.signature(ViT).parameters)
+        plain = {"type": "ViTBaseline"}
+        if spec.half == "detection":
+            plain["out_indices"] = list(range(-1, depth, depth // 4))[1:]
+        if name == "UniPerceiverAdapter":  # its position embedding's size is called img_size alone
+            plain["pretrain_size"] = config.get("img_size", 224)
+        elif name == "BEiTAdapter":  # windows instead of positions; any grid serves
+            plain |= {"img_size": 224, "pretrain_size": 224}
+    return replace(
+        spec,
+        backbone={key: value for key, value in config.items() if key in kept} | plain,
+        name=f"{spec.name} baseline".strip(),
+        source=f"plain ViT of the same size as {spec.name or 'the model'}",
+    )
+
+
+@torch.no_grad()
+def random_weights(model: nn.Module, seed: int = 0) -> None:
+    """Fills a model with seeded random weights under which every branch matters.
+
+    The published initialisation is no test of anything: injectors start at gamma = 0 and offsets at a constant star.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(parameter: torch.Tensor, mean: float, std: float) -> None:
+        parameter.normal_(mean, std, generator=generator)
+
+    for name, parameter in model.named_parameters():
+        leaf = name.rpartition(".")[2]
+        if leaf.startswith("gamma"):
+            normal(parameter, 0.7, 0.2)
+        elif parameter.dim() > 1 and leaf == "weight":
+            normal(parameter, 0.0, parameter[0].numel() ** -0.5)
+        elif leaf == "weight":
+            normal(parameter, 1.0, 0.1)
+        else:
+            normal(parameter, 0.0, 0.1 if leaf.endswith("bias") else 0.3)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            assert module.running_mean is not None and module.running_var is not None
+            normal(module.running_mean, 0.0, 0.2)
+            module.running_var.uniform_(0.6, 1.4, generator=generator)
+        elif isinstance(module, MSDeformAttn):
+            module.reset_star()
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Numbers of all parameters; buffers are not counted."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+# --- from mmcv-style arguments to constructor arguments ---
+
+_ADAPTER_KEYS = {field.name for field in fields(AdapterSettings)} - {"vit_features"} | {"add_vit_feature", "version"}
+
+
+def _adapter_settings(config: Config, half: str) -> AdapterSettings:
+    if not config.get("interaction_indexes"):
+        raise UnsupportedModel("the adapter's interaction_indexes are missing; they are not in a checkpoint's tensors")
+    settings = {key: config[key] for key in _ADAPTER_KEYS & set(config) - {"add_vit_feature", "version"}}
+    stages = half == "segmentation" or config.get("version", "new") == "old"
+    features = "none" if not config.get("add_vit_feature", True) else "stages" if stages else "final"
+    return AdapterSettings(vit_features=features, **settings)
+
+
+def _known(config: Config, cls: Callable[..., Any], where: str, others: set[str]) -> dict[str, Any]:
+    """The entries that are arguments of `cls`. Errors: UnsupportedModel on an entry nobody knows."""
+    parameters = set(inspect.signature(cls).parameters) - {"class_token"}
+    unknown = set(config) - parameters - others - NO_EFFECT - set(ONLY)
+    if unknown:
+        raise UnsupportedModel(f"{where} {config.get('type')} has unsupported settings: {', '.join(sorted(unknown))}")
+    return {key: value for key, value in config.items() if key in parameters - others}
+
+
+def _check_fixed_values(config: Config, where: str) -> None:
+    for key, supported in ONLY.items():
+        if key in config and config[key] not in supported:
+            raise UnsupportedModel(f"{where} has {key}={config[key]!r}; only {supported[0]!r} is supported")
+
+
+def _build(builders: Mapping[str, Callable[..., nn.Module]], config: Config, where: str) -> nn.Module:
+    """A neck or head from its mmcv-style arguments."""
+    name = str(config.get("type"))
+    if name not in builders:
+        raise UnsupportedModel(f"{where} type {name!r} is not supported; supported: {', '.join(builders)}")
+    _check_fixed_values(config, where)
+    norm, act = config.get("norm_cfg"), config.get("act_cfg")
+    if norm is not None and norm.get("type") not in BATCH_NORMS:
+        raise UnsupportedModel(f"{where} {name} has norm_cfg type {norm.get('type')!r}; supported: batch normalisation")
+    if act is not None and act.get("type") != "ReLU":
+        raise UnsupportedModel(f"{where} {name} has act_cfg type {act.get('type')!r}; supported: ReLU")
+    settings = _known(config, builders[name], where, {"norm_cfg", "act_cfg", "norm"})
+    try:
+        return builders[name](norm=norm is not None, **settings)
+    except AdapterError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UnsupportedModel(f"{where} {name} cannot be built from its configuration: {error}") from error
