@@ -1,0 +1,149 @@
+"""adapter-run: segments pictures with an exported model and writes label maps, overlays and timings."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adapter_infer import command_line
+from adapter_infer.errors import UsageError
+
+if TYPE_CHECKING:
+    from adapter_engines.runs import Outcome
+
+PROG = "adapter-run"
+PLAIN_WIDTH = 160  # columns of the table where the output is no terminal
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    with warnings.catch_warnings():  # Pillow's remarks on odd files: a picture is read, or refused in our own words
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        return command_line.run(PROG, _body, argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_line.parser(PROG, __doc__ or "")
+    parser.add_argument("engine", type=Path, metavar="ENGINE", help="ONNX file that adapter-export wrote")
+    parser.add_argument(
+        "images", type=Path, nargs="+", metavar="IMAGE", help="picture, or folder of pictures (with its sub-folders)"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu", help="where to run (default: cpu)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads (default: the cores this process may use)"
+    )
+    parser.add_argument("--batch", type=int, metavar="N", help="windows per run, for a file with a dynamic batch")
+    parser.add_argument(
+        "--mode", choices=("auto", "whole", "slide"), default="auto", help="default: the model's test configuration"
+    )
+    parser.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"), help="window size, in place of the model's")
+    parser.add_argument(
+        "--stride", type=int, nargs=2, metavar=("H", "W"), help="window distance, in place of the model's"
+    )
+    parser.add_argument(
+        "--stretch",
+        action="store_true",
+        help="resize pictures to the fixed size of a file run whole, at any proportions",
+    )
+    parser.add_argument(
+        "--overlay",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write overlays with legends (default: on)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the results and timings as JSON; - for standard output")
+    return parser
+
+
+def _body(argv: Sequence[str] | None) -> int:
+    options = _parser().parse_args(argv)
+
+    from adapter_engines.engine import Engine
+    from adapter_engines.inputs import tasks
+    from adapter_engines.outputs import write_json
+    from adapter_engines.report import document, table
+    from adapter_engines.runs import run
+    from adapter_engines.segmentation import Segmenter
+
+    pictures = tasks(options.images, options.out)
+    _make_folder(options.out)
+    if options.json not in (None, "-") and Path(options.json).is_dir():
+        raise UsageError(f"--json {options.json} is a folder; name a file, or - for standard output")
+    with command_line.step(f"loading {options.engine.name}"):
+        engine = Engine.load(options.engine, provider=options.provider, threads=options.threads)
+    with engine:
+        segmenter = Segmenter(
+            engine,
+            mode=options.mode,
+            crop=tuple(options.crop) if options.crop else None,
+            stride=tuple(options.stride) if options.stride else None,
+            batch=options.batch,
+            stretch=options.stretch,
+        )
+        outcomes = list(_watched(run(pictures, segmenter, draw=options.overlay), len(pictures)))
+        if options.json == "-":
+            _print_json(document(outcomes, segmenter, draw=options.overlay))
+        else:
+            if any(outcome.error is None for outcome in outcomes):
+                from rich.console import Console
+
+                Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(table(outcomes, segmenter))
+            if options.json is not None:
+                write_json(Path(options.json), document(outcomes, segmenter, draw=options.overlay))
+    return 1 if any(outcome.error is not None for outcome in outcomes) else 0
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {folder} for the results: {error.strerror or error}") from error
+
+
+def _print_json(content: dict[str, object]) -> None:
+    import json
+
+    print(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def _watched(outcomes: Iterable[Outcome], count: int) -> Iterator[Outcome]:
+    """Passes the outcomes on and reports failures at once; on a terminal, with a progress bar on standard error."""
+    if not sys.stderr.isatty():
+        for outcome in outcomes:
+            if outcome.error is not None:
+                print(_complaint(outcome), file=sys.stderr)
+            yield outcome
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=count)
+        for outcome in outcomes:
+            if outcome.error is not None:
+                progress.console.print(_complaint(outcome), markup=False, highlight=False, soft_wrap=True)
+            progress.advance(task)
+            yield outcome
+
+
+def _complaint(outcome: Outcome) -> str:
+    """One line on a picture that failed, naming the picture once."""
+    error, name = outcome.error or "", str(outcome.task.picture)
+    return f"{PROG}: {error}" if name in error else f"{PROG}: {name}: {error}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
