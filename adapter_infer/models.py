@@ -17,18 +17,13 @@ from adapter_infer.heads.setr_pup import SETRUPHead
 from adapter_infer.heads.upernet import UPerHead
 from adapter_infer.msda import MSDeformAttn
 from adapter_infer.segmentor import Segmentor
-from adapter_infer.spec import ModelSpec
+from adapter_infer.spec import BACKBONES, NO_EFFECT, ModelSpec
 from adapter_infer.uniperceiver import UniPerceiver
 from adapter_infer.vit import ViT, ViTBaseline
 from adapter_infer.vit_adapter import AdapterSettings, BEiTAdapter, UniPerceiverAdapter, ViTAdapter
 
 Config = Mapping[str, Any]
 
-# Arguments of the official classes that do not change a trained model's forward pass or its keys.
-NO_EFFECT = frozenset(
-    {"type", "pretrained", "init_cfg", "with_cp", "use_checkpoint", "drop_rate", "attn_drop_rate", "drop_path_rate"}
-    | {"dropout_ratio", "loss_decode", "sampler", "ignore_index", "frozen_stages", "norm_eval"}
-)
 # Arguments that are supported at one value only (the official default).
 ONLY: dict[str, tuple[Any, ...]] = {
     "in_chans": (3,),
@@ -45,7 +40,6 @@ BATCH_NORMS = frozenset({"BN", "BN2d", "SyncBN", "MMSyncBN", "naiveSyncBN"})
 
 HEADS: dict[str, Callable[..., nn.Module]] = {"UPerHead": UPerHead, "FPNHead": FPNHead, "SETRUPHead": SETRUPHead}
 NECKS: dict[str, Callable[..., nn.Module]] = {"FPN": FPN}
-BACKBONES = ("ViTAdapter", "BEiTAdapter", "UniPerceiverAdapter", "ViTBaseline", "BEiTBaseline")
 
 
 def build_model(spec: ModelSpec, device: str = "cpu") -> nn.Module:
@@ -174,7 +168,7 @@ def _adapter_settings(config: Config, half: str) -> AdapterSettings:
 def _known(config: Config, cls: Callable[..., Any], where: str, others: set[str]) -> dict[str, Any]:
     """The entries that are arguments of `cls`. Errors: UnsupportedModel on an entry nobody knows."""
     parameters = set(inspect.signature(cls).parameters) - {"class_token"}
-    unknown = set(config) - parameters - others - NO_EFFECT - set(ONLY)
+    unknown = set(config) - parameters - others - NO_EFFECT - {"type"} - set(ONLY)
     if unknown:
         raise UnsupportedModel(f"{where} {config.get('type')} has unsupported settings: {', '.join(sorted(unknown))}")
     return {key: value for key, value in config.items() if key in parameters - others}

@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from adapter_infer import windows
+from adapter_infer import models, windows
+from adapter_infer import spec as spec_module
 from adapter_infer.beit import relative_position_index
 from adapter_infer.errors import UnsupportedModel, UsageError
 from adapter_infer.geometry import AdapterGeometry, check_image_size
@@ -69,6 +70,10 @@ def test_a_backbone_that_cannot_be_built_is_refused_by_name(changes: dict[str, A
 def test_a_head_that_cannot_be_built_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedModel, match=message):
         build_model(replace(small(), decode_head={**HEAD, **changes}))
+
+
+def test_every_head_that_a_configuration_may_name_can_be_built() -> None:
+    assert tuple(models.HEADS) == spec_module.HEADS
 
 
 def test_a_head_without_its_channels_is_refused() -> None:

@@ -1,0 +1,310 @@
+"""Reads a checkpoint safely, finds out which model it is, and builds it with its weights.
+
+What the model is comes, in this order, from a configuration file, from the configuration text in the checkpoint's
+meta, from a preset, and last from the tensors, which never say enough: then the refusal tells what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from adapter_infer import checkpoint_file, datasets, findings, models, presets, weights
+from adapter_infer import config as configuration
+from adapter_infer.errors import AdapterError, UnsupportedModel, UsageError
+from adapter_infer.findings import Findings, inspect_tensors
+from adapter_infer.spec import HEADS, ModelSpec
+
+META = "meta['config'] of the checkpoint"
+_SHOWN = 5  # names in an error message
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Weights by their official names (float32; counters int64), the training program's meta, and the file.
+
+    `notes` says what was chosen or changed while reading, for the user.
+    """
+
+    state_dict: dict[str, Tensor]
+    meta: dict[str, Any]
+    sha256: str
+    path: Path
+    notes: tuple[str, ...] = ()
+
+
+def read(path: str | Path, weights_key: str | None = None) -> Checkpoint:
+    """Opens a checkpoint (.pth, .pth.tar, .safetensors, a zip with one of them); nothing in it is executed.
+
+    `weights_key` takes the weights under that key of the file, e.g. "state_dict_ema"; without it `state_dict`, then
+    `model`, are taken and a note tells of others. Errors: UsageError, UnsupportedModel.
+    """
+    path = Path(path)
+    loaded = checkpoint_file.load(path)
+    state_dict, notes = weights.extract(loaded, str(path), weights_key)
+    meta = dict.get(loaded, "meta")
+    entries = dict(dict.items(meta)) if isinstance(meta, dict) else {}
+    return Checkpoint(state_dict, entries, file_sha256(path), path, tuple(notes))
+
+
+def identify(
+    checkpoint: Checkpoint | None,
+    config: str | Path | None = None,
+    preset: str | None = None,
+    *,
+    features_only: bool = False,
+) -> ModelSpec:
+    """The model in a checkpoint, checked against its tensors; without a checkpoint, what the other sources say.
+
+    `features_only` gives the backbone alone. Errors: UsageError where sources contradict each other, UnsupportedModel
+    where the model is not supported, not sufficiently known, or does not fit the tensors.
+    """
+    spec = _resolve(checkpoint, config, preset, features_only)
+    if checkpoint is not None:
+        _fit(spec, checkpoint, _skeleton(spec))
+    return spec
+
+
+def load_model(
+    path: str | Path,
+    config: str | Path | None = None,
+    preset: str | None = None,
+    *,
+    features_only: bool = False,
+    weights_key: str | None = None,
+) -> tuple[nn.Module, ModelSpec, Checkpoint]:
+    """The model with its weights (eval mode, no gradients), what it is, and the checkpoint that it came from.
+
+    The model's tensors are the checkpoint's own, mapped from the file where its format allows it. Errors: as `read`
+    and `identify`, and UnsupportedModel where a weight is NaN or infinite.
+    """
+    checkpoint = read(path, weights_key)
+    spec = _resolve(checkpoint, config, preset, features_only)
+    model = _skeleton(spec)
+    tensors = _fit(spec, checkpoint, model)
+    if broken := weights.non_finite(tensors, tensors):
+        raise UnsupportedModel(f"{path} has NaN or infinite weights in {_listed(broken)}; the training went wrong")
+    model.load_state_dict(tensors, assign=True)
+    return model.requires_grad_(False).eval(), spec, checkpoint
+
+
+def inspect(
+    path: str | Path,
+    config: str | Path | None = None,
+    preset: str | None = None,
+    *,
+    weights_key: str | None = None,
+) -> dict[str, Any]:
+    """What a checkpoint file is, as plain data for people and JSON: file, meta, facts from the tensors, the model.
+
+    "model" is its ModelSpec's source and name, or "refusal" says why it cannot be used as it is.
+    """
+    checkpoint = read(path, weights_key)
+    found = inspect_tensors(checkpoint.state_dict)
+    simple = {key: value for key, value in checkpoint.meta.items() if isinstance(value, (str, int, float))}
+    report: dict[str, Any] = {
+        "file": str(path),
+        "sha256": checkpoint.sha256,
+        "bytes": Path(path).stat().st_size,
+        "tensors": len(checkpoint.state_dict),
+        "notes": list(checkpoint.notes),
+        "meta": {key: value for key, value in simple.items() if key != "config" and len(str(value)) < 100},
+        "has_config": bool(checkpoint.meta.get("config")),
+        "found": found.known(),
+        "missing_in_tensors": found.missing(),
+        "presets_with_these_shapes": candidates(found),
+        "non_finite": weights.non_finite(checkpoint.state_dict, checkpoint.state_dict),
+    }
+    try:
+        spec = identify(checkpoint, config, preset)
+        report["model"] = {"name": spec.name, "source": spec.source, "num_classes": spec.num_classes}
+    except AdapterError as error:
+        report["refusal"] = str(error)
+    return report
+
+
+def candidates(found: Findings) -> list[str]:
+    """Presets whose shapes equal the ones found; what tensors do not show may still differ between them."""
+    if found.backbone is None:
+        return []
+    return [name for name in presets.names() if not findings.differences(found, findings.expected(presets.spec(name)))]
+
+
+def file_sha256(path: str | Path) -> str:
+    """The SHA-256 of a file as hex digits, read in pieces."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+# --- which model it is ---
+
+
+def _resolve(
+    checkpoint: Checkpoint | None, config: str | Path | None, preset: str | None, features_only: bool
+) -> ModelSpec:
+    spec, chosen = None, None if preset is None else _from_preset(preset, features_only)
+    if config is not None:
+        parsed, source = configuration.read_config(config), f"--config {config}"
+        spec = configuration.spec_from_config(parsed, source, Path(config).stem, features_only=features_only)
+    elif checkpoint is not None:
+        spec = _from_meta(checkpoint, features_only, required=chosen is None)
+    if spec is not None and chosen is not None:
+        _check_agreement(spec, chosen)
+    spec = spec or chosen
+    if spec is None:
+        raise _unknown(checkpoint)
+    return spec if checkpoint is None else _labelled(spec, checkpoint.meta)
+
+
+def _from_preset(preset: str, features_only: bool) -> ModelSpec:
+    spec = presets.spec(preset)
+    return replace(spec, decode_head=None, neck=None, auxiliary_heads=()) if features_only else spec
+
+
+def _from_meta(checkpoint: Checkpoint, features_only: bool, *, required: bool) -> ModelSpec | None:
+    """The model in the checkpoint's own configuration, None where there is no configuration of a model."""
+    text = checkpoint.meta.get("config")
+    if not isinstance(text, (str, dict)) or not text:
+        return None
+    try:
+        parsed = configuration.parse_config(text, META) if isinstance(text, str) else text
+    except UnsupportedModel as error:
+        if required:
+            raise UnsupportedModel(f"{error}; pass --config FILE or --preset NAME instead") from None
+        return None
+    if parsed.get("model") is None:
+        return None
+    return configuration.spec_from_config(parsed, META, presets.stem(checkpoint.path), features_only=features_only)
+
+
+def _check_agreement(spec: ModelSpec, chosen: ModelSpec) -> None:
+    """A preset that a better source contradicts was a mistake, which must not pass unnoticed."""
+    try:
+        first, second = findings.expected(spec), findings.expected(chosen)
+    except (LookupError, TypeError, ValueError):
+        return  # `spec` is broken, which building it says better
+    if spec.preprocessing and chosen.preprocessing:
+        first["mean"], second["mean"] = spec.preprocessing.mean, chosen.preprocessing.mean
+    for name in first | second:
+        if first.get(name) != second.get(name):
+            raise UsageError(
+                f"--{chosen.source} contradicts {spec.source}, which comes first: {name} is {second.get(name)} there, "
+                f"{first.get(name)} here; drop --preset"
+            )
+
+
+def _labelled(spec: ModelSpec, meta: Mapping[str, Any]) -> ModelSpec:
+    """The class names and colours that the training program stored, where they fit the head."""
+    if spec.num_classes is None:
+        return spec
+    newer = meta.get("dataset_meta")
+    info = {str(key).upper(): value for key, value in (newer if isinstance(newer, dict) else meta).items()}
+    classes, palette = datasets.checked(info.get("CLASSES"), info.get("PALETTE"), spec.num_classes)
+    if classes is not None and classes != spec.classes:
+        return replace(spec, classes=classes, palette=palette)
+    return replace(spec, palette=palette or spec.palette)
+
+
+def _unknown(checkpoint: Checkpoint | None) -> AdapterError:
+    if checkpoint is None:
+        return UsageError("nothing says which model is meant; pass --preset NAME or --config FILE")
+    found = inspect_tensors(checkpoint.state_dict)
+    if found.backbone is None:
+        names = _listed(list(checkpoint.state_dict))
+        return UnsupportedModel(
+            f"{checkpoint.path} holds no ViT, BEiT or Uni-Perceiver backbone; its tensors are {names}"
+        )
+    if not found.backbone.endswith(("Adapter", "Baseline")):
+        return UnsupportedModel(
+            f"{checkpoint.path} holds a {found.backbone}: weights from pre-training, "
+            "to which an adapter or a baseline's levels are yet to be trained"
+        )
+    if found.decode_head is not None and found.decode_head not in HEADS:
+        return UnsupportedModel(
+            f"the decode head in {checkpoint.path} ({found.decode_head}) is not supported, only "
+            f"{', '.join(HEADS)}; export its backbone with --output features and --config FILE"
+        )
+    fitting, named = candidates(found), presets.like(checkpoint.path)
+    fitting.sort(key=lambda name: name not in named)
+    advice = f"its shapes fit the presets {_listed(fitting)}" if fitting else "no preset has its shapes"
+    return UnsupportedModel(
+        f"{checkpoint.path} carries no configuration, and its tensors do not say everything; found: {found.text()}; "
+        f"missing: {', '.join(found.missing())}; pass the training configuration with --config FILE, or --preset NAME "
+        f"({advice})"
+    )
+
+
+# --- whether it fits ---
+
+
+def _skeleton(spec: ModelSpec) -> nn.Module:
+    """The model without memory for its weights."""
+    try:
+        return models.build_model(spec, device="meta")
+    except AdapterError as error:
+        raise type(error)(f"{spec.source}: {error}") from None
+    except (TypeError, ValueError, LookupError, RuntimeError, ArithmeticError, AttributeError) as error:
+        raise UnsupportedModel(f"no model can be built from {spec.source} ({error!r:.200})") from error
+
+
+def _fit(spec: ModelSpec, checkpoint: Checkpoint, model: nn.Module) -> dict[str, Tensor]:
+    """The checkpoint's tensors under the model's names. Errors: UnsupportedModel with the first contradictions."""
+    wanted = model.state_dict()
+    found = _for_model(spec, checkpoint)
+    for name in wanted.keys() - found.keys():
+        if name.endswith("num_batches_tracked"):  # counts training steps; files from before torch 0.4.1 lack it
+            found[name] = wanted[name].new_zeros((), device="cpu")
+    problems = []
+    if missing := [name for name in wanted if name not in found]:
+        problems.append(f"{len(missing)} tensors are missing: {_listed(missing)}")
+    if surplus := [name for name in found if name not in wanted]:
+        problems.append(f"{len(surplus)} tensors are not part of it: {_listed(surplus)}")
+    if other := [name for name in wanted if name in found and not _same(wanted[name], found[name])]:
+        texts = [f"{name} is {_form(wanted[name])} in it, {_form(found[name])} in the file" for name in other[:_SHOWN]]
+        problems.append(f"{len(other)} tensors differ: {'; '.join(texts)}")
+    if problems:
+        what = f"{spec.source} (the backbone)" if spec.decode_head is None else spec.source
+        raise UnsupportedModel(f"{checkpoint.path} does not fit {what}: {'; '.join(problems)}{_hint(checkpoint)}")
+    return found
+
+
+def _for_model(spec: ModelSpec, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The tensors that the model must have, under its names: no auxiliary heads, no recomputable BEiT indexes."""
+    found = {
+        name: tensor
+        for name, tensor in checkpoint.state_dict.items()
+        if not name.startswith("auxiliary_head.") and not name.endswith("relative_position_index")
+    }
+    if spec.decode_head is None:
+        prefix = "backbone." if any(name.startswith("backbone.") for name in found) else ""
+        return {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
+    return found
+
+
+def _hint(checkpoint: Checkpoint) -> str:
+    found = inspect_tensors(checkpoint.state_dict)
+    if found.decode_head is None and found.backbone is not None:
+        return "; the file holds a backbone without a decode head, which --output features exports"
+    return f"; the file shows: {found.text()}"
+
+
+def _same(wanted: Tensor, found: Tensor) -> bool:
+    return wanted.shape == found.shape and wanted.is_floating_point() == found.is_floating_point()
+
+
+def _form(tensor: Tensor) -> str:
+    shape = "x".join(map(str, tensor.shape)) or "a scalar"
+    return shape if tensor.is_floating_point() else f"{shape} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(name[:120] for name in names[:_SHOWN]) + more
