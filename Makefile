@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/python -m adapter_bench.demo demo
 
 test: lint
-	$(BIN)/python -m pytest -n auto --dist loadgroup
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

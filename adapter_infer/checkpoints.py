@@ -6,7 +6,6 @@ meta, from a preset, and last from the tensors, which never say enough: then the
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from adapter_infer import checkpoint_file, datasets, findings, models, presets, weights
+from adapter_infer import checkpoint_file, datasets, files, findings, models, presets, weights
 from adapter_infer import config as configuration
 from adapter_infer.errors import AdapterError, UnsupportedModel, UsageError
 from adapter_infer.findings import Findings, inspect_tensors
@@ -49,7 +48,7 @@ def read(path: str | Path, weights_key: str | None = None) -> Checkpoint:
     state_dict, notes = weights.extract(loaded, str(path), weights_key)
     meta = dict.get(loaded, "meta")
     entries = dict(dict.items(meta)) if isinstance(meta, dict) else {}
-    return Checkpoint(state_dict, entries, file_sha256(path), path, tuple(notes))
+    return Checkpoint(state_dict, entries, files.sha256(path), path, tuple(notes))
 
 
 def identify(
@@ -133,15 +132,6 @@ def candidates(found: Findings) -> list[str]:
     if found.backbone is None:
         return []
     return [name for name in presets.names() if not findings.differences(found, findings.expected(presets.spec(name)))]
-
-
-def file_sha256(path: str | Path) -> str:
-    """The SHA-256 of a file as hex digits, read in pieces."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 # --- which model it is ---

@@ -207,6 +207,8 @@ class ViTBaseline(ViT):
     def __init__(self, out_indices: Sequence[int] | None = None, upsample: bool = True, **settings: object) -> None:
         super().__init__(**settings)  # type: ignore[arg-type]
         depth, dim = len(self.blocks), self.embed_dim
+        if out_indices is None and depth < 4:
+            raise UnsupportedModel(f"depth {depth} has no four blocks to take maps from; name them with out_indices")
         # The segmentation code derives the four blocks that the detection code lists.
         self.out_indices = list(out_indices) if out_indices is not None else list(range(-1, depth, depth // 4))[1:]
         if len(self.out_indices) not in {1, 4}:

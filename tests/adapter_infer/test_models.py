@@ -72,6 +72,11 @@ def test_a_head_that_cannot_be_built_is_refused_by_name(changes: dict[str, Any],
         build_model(replace(small(), decode_head={**HEAD, **changes}))
 
 
+def test_a_plain_vit_too_shallow_for_four_maps_is_refused() -> None:
+    with pytest.raises(UnsupportedModel, match="depth 3 has no four blocks"):
+        build_backbone({"type": "ViTBaseline", "embed_dim": 32, "depth": 3, "num_heads": 2}, "segmentation")
+
+
 def test_every_head_that_a_configuration_may_name_can_be_built() -> None:
     assert tuple(models.HEADS) == spec_module.HEADS
 

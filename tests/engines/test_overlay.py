@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adapter_engines.outputs import replacing, write_labels
+from adapter_engines.outputs import write_labels
 from adapter_engines.overlay import overlay, shares
 from adapter_engines.palette import generated, palette
 from adapter_infer.errors import AdapterError
+from adapter_infer.files import replacing
 
 
 def test_generated_colours_are_distinct():

@@ -1,0 +1,60 @@
+"""What can be measured: the protocol that an exported engine and a PyTorch model both answer to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from adapter_infer.spec import ModelSpec
+
+Size = tuple[int, int]  # height, width in pixels
+# Makes the input of one batch at one size and returns what runs the model on it once.
+Prepare = Callable[[int, Size], Callable[[], object]]
+
+
+@dataclass(frozen=True)
+class Count:
+    """MACs of one run over a whole batch. `paper` is per image, None where the model is not known.
+
+    `uncounted` names operators that may multiply and that no rule covers; `macs` is a lower bound then.
+    """
+
+    macs: int
+    by_operator: dict[str, int]
+    paper: int | None
+    uncounted: dict[str, int]
+    remarks: tuple[str, ...] = ()
+
+
+class Subject(Protocol):
+    """One model on one runtime."""
+
+    name: str
+
+    @property
+    def spec(self) -> ModelSpec | None:
+        """What the model is; None for a file of another maker."""
+
+    def resolve(self, size: Size | None, batches: list[int] | None) -> tuple[Size, list[int]]:
+        """The sizes to measure, defaults filled in. Errors: UsageError where the model does not take what was asked."""
+
+    def open(self) -> AbstractContextManager[Prepare]:
+        """Loads the model, and frees it at the end."""
+
+    def facts(self) -> dict[str, Any]:
+        """What does not depend on batch and size, as JSON data: engine, runtime, device, threads, precision, params."""
+
+    def alone(self, batch: int, size: Size) -> dict[str, Any]:
+        """JSON data with which `bare.load` opens the model, ready to run, in a process of its own."""
+
+    def baseline(self, cache: Path) -> Subject:
+        """The plain ViT of this model on the same runtime; `cache` keeps what is exported for it.
+
+        Errors: UnsupportedModel where there is none.
+        """
+
+    def count(self, batch: int, size: Size) -> Count:
+        """MACs at one size. Errors: UnsupportedModel where they cannot be counted."""
