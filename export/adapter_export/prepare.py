@@ -1,0 +1,83 @@
+"""From a model to the module that is traced: shared weights, merged projections, preprocessing and the asked output."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adapter_infer.beit import BEiT, relative_position_index
+from adapter_infer.msda import MSDeformAttn
+from adapter_infer.spec import Preprocessing
+
+OUTPUTS = ("logits", "labels", "features")
+
+
+class Preprocess(nn.Module):
+    """uint8 (N, H, W, 3) RGB pixels to the network's normalised float32 (N, 3, H, W)."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, settings: Preprocessing) -> None:
+        super().__init__()
+        self.to_rgb = settings.to_rgb
+        self.register_buffer("mean", torch.tensor(settings.mean).reshape(3, 1, 1), persistent=False)
+        # In float64 first: the official pipeline multiplies by 1/std too.
+        scale = 1.0 / torch.tensor(settings.std, dtype=torch.float64)
+        self.register_buffer("scale", scale.to(torch.float32).reshape(3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        pixels = image.permute(0, 3, 1, 2)
+        if not self.to_rgb:  # the network wants BGR
+            pixels = torch.cat([pixels[:, 2:], pixels[:, 1:2], pixels[:, :1]], 1)
+        return (pixels.to(torch.float32) - self.mean) * self.scale
+
+
+class Graph(nn.Module):
+    """What is traced: `image` in, the asked output out."""
+
+    def __init__(self, model: nn.Module, output: str, preprocessing: Preprocessing | None) -> None:
+        super().__init__()
+        self.model, self.output = model, output
+        self.preprocess = None if preprocessing is None else Preprocess(preprocessing)
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+        image = image if self.preprocess is None else self.preprocess(image)
+        if self.output == "features":
+            features: Any = getattr(self.model, "features", self.model)
+            return tuple(features(image))
+        logits = self.model(image)
+        return logits.argmax(1) if self.output == "labels" else logits
+
+
+def traceable(model: nn.Module, core: str, output: str, preprocessing: Preprocessing | None) -> Graph:
+    """The module to trace. `model` stays as it is; its weights are shared, not copied, but for the merged projections.
+
+    `core` is what MSDeformAttn traces ("fused", "standard", "onnx"); `preprocessing` is embedded where given.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    model = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).eval()
+    for module in model.modules():
+        if isinstance(module, MSDeformAttn):
+            module.merge_projections()
+            module.core = core
+        elif isinstance(module, BEiT) and module.biased:
+            _store_position_indexes(module)
+    return Graph(model, output, preprocessing)
+
+
+def _store_position_indexes(backbone: BEiT) -> None:
+    """Makes the relative position index of each window size one int32 buffer that all blocks share.
+
+    Computed inside the graph it would be tens of megabytes of arithmetic at every run.
+    """
+    indexes = {}
+    for size in sorted(set(backbone.sizes)):
+        index = relative_position_index(size, backbone.cls_token is not None, "cpu").to(torch.int32)
+        name = f"relative_position_index_{size}"
+        backbone.register_buffer(name, index, persistent=False)
+        indexes[size] = name
+    backbone.indexes = lambda image: {size: getattr(backbone, name) for size, name in indexes.items()}  # type: ignore[method-assign]
