@@ -3,9 +3,10 @@
     python -m adapter_bench.op_speed [--threads 1,2] [--json FILE]
 
 ViT-Adapter-B at 512x512: the injector asks 1024 queries of three levels, the extractor 5376 queries of one. All rivals
-run in one process, take turns, get the same inputs and must agree before a time is taken. Each is timed twice: from
-offsets and logits ("softmax and locations included", what a network has at hand) and from finished locations and
-weights. torch-ms-deform-attn is optional: `pip install --no-deps torch-ms-deform-attn==0.1.1`.
+run in one process, take turns, get the same inputs, each in memory of its own runtime, and must agree before a time is
+taken. Each is timed twice: from offsets and logits ("softmax and locations included", what a network has at hand) and
+from finished locations and weights. How busy other programs kept the processor meanwhile is printed with the times.
+torch-ms-deform-attn is optional: `pip install --no-deps torch-ms-deform-attn==0.1.1`.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ def grid_sample_model(work: Workload, included: bool) -> ModelProto:
 
     levels, points = len(work.shapes), len(work.shapes) * work.p
     constants: dict[str, NDArray[Any]] = {
-        "one": np.float32(1) * np.ones((), np.float32),
+        "one": np.ones((), np.float32),
         "two": np.full((), 2, np.float32),
         "cells": np.array([h * w for h, w in work.shapes], np.int64),
         "last": np.array([-1], np.int64),
@@ -214,7 +215,10 @@ def ort_rival(model: ModelProto, feeds: dict[str, NDArray[Any]], threads: int) -
     binding = session.io_binding()
     for item in session.get_inputs():
         array = np.ascontiguousarray(feeds[item.name].reshape(item.shape))
-        binding.bind_ortvalue_input(item.name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
+        # ONNX Runtime's own memory, aligned as between two nodes of a model; numpy's is aligned to 16 bytes only.
+        value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(item.shape, np.float32)
+        value.update_inplace(array)
+        binding.bind_ortvalue_input(item.name, value)
     output = onnxruntime.OrtValue.ortvalue_from_shape_and_type(session.get_outputs()[0].shape, np.float32)
     binding.bind_ortvalue_output("output", output)
 
@@ -230,7 +234,7 @@ def torch_rival(work: Workload, feeds: dict[str, NDArray[Any]], included: bool) 
     import torch
     from torch_ms_deform_attn import ms_deform_attn
 
-    tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
+    tensors = {name: torch.from_numpy(array).clone() for name, array in feeds.items()}  # in torch's own memory
     shapes = torch.tensor(work.shapes)
     starts = shapes.prod(1).cumsum(0) - shapes.prod(1)
     size = shapes.flip(1).float()[:, None]
@@ -310,7 +314,33 @@ def circumstances() -> dict[str, str]:
     return found | {"library": build_info().get("msda_ort_cpu", "?"), "code path": instruction_set()}
 
 
-def show(timings: list[Timing], rounds: int) -> None:
+class Neighbours:
+    """How many cores other programs kept busy since this was made; Linux only, None elsewhere."""
+
+    def __init__(self) -> None:
+        self.start = self._used()
+
+    def cores(self) -> float | None:
+        end = self._used()
+        if self.start is None or end is None or end[0] <= self.start[0]:
+            return None
+        return max(0.0, (end[1] - self.start[1]) / (end[0] - self.start[0]))
+
+    @staticmethod
+    def _used() -> tuple[float, float] | None:
+        """Wall clock, and processor seconds of everything but this process."""
+        stat = Path("/proc/stat")
+        if not stat.is_file():
+            return None
+        user, nice, system, _idle, _wait, irq, softirq, steal, *_ = map(
+            int, stat.read_text().split("\n")[0].split()[1:]
+        )
+        own = os.times()
+        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        return time.monotonic(), busy - own.user - own.system
+
+
+def show(timings: list[Timing], rounds: int, found: dict[str, str]) -> None:
     """The table: times, and how many times slower than this op each rival is."""
     from rich.console import Console
     from rich.table import Table
@@ -328,16 +358,16 @@ def show(timings: list[Timing], rounds: int) -> None:
     rows: dict[tuple[str, int, bool], dict[str, Timing]] = {}
     for timing in timings:
         rows.setdefault((timing.workload, timing.threads, timing.included), {})[timing.rival] = timing
-    for (workload, threads, included), found in rows.items():
-        ours = found[OURS]
+    for (workload, threads, included), row in rows.items():
+        ours = row[OURS]
         cells = [workload, str(threads), "included" if included else "finished"]
         for name in names:
-            cells.append(f"{found[name].least:.2f} / {found[name].median:.2f}")
+            cells.append(f"{row[name].least:.2f} / {row[name].median:.2f}")
             if name != OURS:
-                cells.append(f"{found[name].least / ours.least:.1f}x ({found[name].median / ours.median:.1f}x)")
+                cells.append(f"{row[name].least / ours.least:.1f}x ({row[name].median / ours.median:.1f}x)")
         table.add_row(*cells)
     console = Console()
-    for name, value in circumstances().items():
+    for name, value in found.items():
         console.print(f"{name:20} {value}", highlight=False)
     console.print(table)
 
@@ -364,15 +394,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not chosen:
         raise UsageError(f"--only {options.only} matches none of: {', '.join(work.name for work in WORKLOADS)}")
     timings: list[Timing] = []
+    neighbours = Neighbours()
     for count in threads:
         _set_torch_threads(count)
         for work in chosen:
             for included in (True, False):
                 with command_line.step(f"{work.name}, {count} threads"):
                     timings += measure(work, included, count, options.rounds)
-    show(timings, options.rounds)
+    busy = neighbours.cores()
+    found = circumstances() | {"other programs": "unknown" if busy is None else f"{busy:.2f} cores busy meanwhile"}
+    show(timings, options.rounds, found)
     if options.json:
-        report = {"circumstances": circumstances(), "timings": [asdict(timing) for timing in timings]}
+        report = {"circumstances": found, "timings": [asdict(timing) for timing in timings]}
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
     return 0
 

@@ -7,7 +7,8 @@ optimiser inlines functions.
 Bilinear sampling is spelled with Gather, for any L, P, D and any mix of static and dynamic sizes. Not with GridSample:
 TensorRT 10.13 to 11.1 build that spelling and return wrong numbers. Each point needs four cells; the body gathers the
 two of the upper row for all points, multiplies by their weights, then does the same with the lower row. Against one
-gather of all four this holds half the memory for about a quarter more time; one gather a cell takes twice the time.
+gather of all four this holds half the cells at a time, a third less memory at its peak, for a quarter more time; one
+gather a cell takes twice the time.
 A cell outside its level is looked up in a row of zeros behind the last cell, so nothing outside, however far, adds
 anything, not even where a feature is not finite.
 

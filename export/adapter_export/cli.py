@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from adapter_export import flavours, show
 from adapter_infer import command_line
 from adapter_infer.errors import UsageError
+from adapter_infer.files import check_writable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -95,7 +96,7 @@ def _body(argv: Sequence[str] | None) -> int:
         return 0
     _check_sources(args)
     if args.json is not None and not _is_stdout(args.json):
-        show.check_json_target(args.json)
+        check_writable(args.json, "--json")
     if args.inspect:
         show.inspection(_inspect(args), args.json)
         return 0
@@ -122,12 +123,11 @@ def _check_sources(args: argparse.Namespace) -> None:
 
 def _check_files(args: argparse.Namespace) -> None:
     """Before the minutes that reading and tracing take: can the result be written, and does it overwrite a source?"""
-    from adapter_export import files
-
-    files.check_target(args.onnx)
     results = {"--onnx": args.onnx}
+    check_writable(args.onnx, "--onnx")
     if args.json is not None and not _is_stdout(args.json):
         results["--json"] = args.json
+        check_writable(args.json, "--json")
         if args.json.resolve() == args.onnx.resolve():
             raise UsageError(f"--json and --onnx both name {args.onnx}; choose different files")
     for option, target in results.items():

@@ -14,21 +14,12 @@ import onnx_ir as ir
 
 from adapter_export import single_file
 from adapter_infer.errors import AdapterError, UsageError
+from adapter_infer.files import check_writable
 
 SINGLE_FILE_BYTES = 2**31 - 2**24
 """Weights above this go to a second file: a protobuf file ends at 2 GiB, and the graph itself needs room."""
 EMBEDDED_BYTES = 1024
 """Tensors up to this stay in the graph also where there is a second file: shapes must be readable without it."""
-
-
-def check_target(path: Path) -> None:
-    """Errors: UsageError where no file can come to stand at `path`."""
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; name the ONNX file to write")
-    if not path.parent.is_dir():
-        raise UsageError(f"the folder {path.parent} does not exist; create it first")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise UsageError(f"the folder {path.parent} is not writable; choose another one")
 
 
 class Staging:
@@ -64,7 +55,7 @@ def _uses(model: Path, data: Path) -> bool:
 @contextmanager
 def staging(target: Path) -> Iterator[Staging]:
     """Whatever happens inside, nothing but published files is left. Errors: AdapterError where writing fails."""
-    check_target(target)
+    check_writable(target, "--onnx")
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
             yield Staging(target, Path(folder))

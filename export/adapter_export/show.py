@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapter_infer.errors import AdapterError, UsageError
+from adapter_infer.files import replacing
 from adapter_infer.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ PATHS = {
     "library": "through the op library",
     "body": "through the function body",
     "stand_in": "through a stand-in for the plugin",
-    "plain": "standard operators",
+    "plain": "in standard operators",
 }
 
 
@@ -96,23 +96,13 @@ def presets() -> None:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
-def check_json_target(path: Path) -> None:
-    """Errors: UsageError where the JSON cannot come to stand at `path`."""
-    if path.is_dir():
-        raise UsageError(f"--json {path} is a folder; name a file, or - for standard output")
-    if not path.parent.is_dir():
-        raise UsageError(f"--json {path}: the folder {path.parent} does not exist; create it first")
-
-
 def _write_json(data: Mapping[str, Any], target: Path) -> None:
     text = json.dumps(data, indent=2, default=str)
     if str(target) == "-":
         print(text)
         return
-    try:
-        target.write_text(text + "\n")
-    except OSError as error:
-        raise AdapterError(f"writing {target} failed: {error.strerror}") from error
+    with replacing(target) as stream:
+        stream.write((text + "\n").encode())
 
 
 def _print(lines: Mapping[str, str], stream: Any) -> None:

@@ -114,7 +114,7 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["missing.pth", "--onnx", "o.onnx"], 2, "missing.pth"),
     (["picture.png", "--onnx", "o.onnx"], 3, "picture.png"),
     ([str(CHECKPOINT), "--onnx", "missing/o.onnx"], 2, "the folder missing does not exist"),
-    ([str(CHECKPOINT), "--onnx", "."], 2, "is a folder; name the ONNX file"),
+    ([str(CHECKPOINT), "--onnx", "."], 2, "is a folder; name a file in it"),
     ([str(CHECKPOINT), "--onnx", "o.onnx", "--json", "missing/r.json"], 2, "the folder missing does not exist"),
     ([str(CHECKPOINT), "--onnx", "o.onnx", "--json", "o.onnx"], 2, "--json and --onnx both name o.onnx"),
     (["picture.png", "--onnx", "picture.png"], 2, "would overwrite the file that is read"),
@@ -154,7 +154,7 @@ def test_an_unwritable_folder_is_refused(here: Path, capsys: pytest.CaptureFixtu
     (here / "locked").mkdir(mode=0o500)
     assert failure(capsys, CHECKPOINT, "--onnx", "locked/o.onnx") == (
         2,
-        "adapter-export: the folder locked is not writable; choose another one\n",
+        "adapter-export: --onnx locked/o.onnx: the folder locked is not writable; choose another one\n",
     )
 
 
