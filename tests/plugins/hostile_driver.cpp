@@ -280,12 +280,38 @@ void check_one(int& refused) {
       fail("a level outside value was accepted");
 }
 
+// Level sizes and starts that are right but for one number: what is accepted lies inside value and fills it.
+void check_levels() {
+  Sizes z = random_sizes();
+  if (random_bits() % 4) {
+    auto& spoilt = random_bits() % 2 ? z.starts : z.shapes;
+    spoilt[random_bits() % spoilt.size()] += pick({-2, -1, 1, 2, 7, INT64_C(1) << 32, INT64_C(1) << 61});
+  }
+  msda_problem p{};
+  p.l = z.l;
+  p.s = z.s;
+  const bool listed = random_bits() % 2;
+  char message[MSDA_MESSAGE_SIZE];
+  if (msda_set_levels(&p, z.shapes.data(), listed ? z.starts.data() : nullptr, message)) return;
+  int64_t total = 0;
+  for (int64_t l = 0; l < p.l; ++l) {
+    const int64_t cells = static_cast<int64_t>(p.level[l].height) * p.level[l].width;
+    if (p.level[l].height < 1 || p.level[l].width < 1) fail("a level without cells was accepted");
+    if (p.level[l].start < 0 || p.level[l].start + cells > p.s) fail("a level outside value was accepted");
+    total += cells;
+  }
+  if (total != p.s) fail("levels that do not fill value were accepted");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const int rounds = argc > 1 ? std::atoi(argv[1]) : 200;
   for (int i = 0; i < rounds; ++i) run_one(i % 2 ? 0.2 : 0.0);
   int refused = 0;
-  for (int i = 0; i < 500 * rounds; ++i) check_one(refused);
+  for (int i = 0; i < 500 * rounds; ++i) {
+    check_one(refused);
+    check_levels();
+  }
   std::printf("%d problems on every code path, %d malformed calls, %d refused\n", rounds, 500 * rounds, refused);
 }

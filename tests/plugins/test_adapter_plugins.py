@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -47,3 +48,13 @@ def test_an_installation_without_libraries_says_why(monkeypatch, tmp_path):
     assert adapter_plugins.build_info() == {}
     with pytest.raises(EnvironmentMissing, match="ADAPTER_PLUGINS=none"):
         adapter_plugins.library("msda_ort_cpu")
+
+
+def test_the_library_exports_its_two_doors_and_nothing_else():
+    """The C++ runtime is linked in; were it exported too, other libraries of the process could bind to it."""
+    nm = shutil.which("nm")
+    if not nm:
+        pytest.skip("needs nm")
+    command = [nm, "-D", "--defined-only", str(adapter_plugins.library("msda_ort_cpu"))]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert {line.split()[-1] for line in lines} == {"RegisterCustomOps", "adapter_msda_isa"}
