@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from adapter_engines.label_maps import labels_of_bands, labels_of_logits, nearest
-from adapter_engines.sliding import slide, slide_bands, starts, whole_bands
+from adapter_engines.sliding import slide, slide_bands, whole_bands
 from adapter_infer.errors import AdapterError, UsageError
+from adapter_infer.sliding import starts
 
 
 def run(images: np.ndarray) -> np.ndarray:
