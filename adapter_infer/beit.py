@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from adapter_infer import windows
 from adapter_infer.errors import UnsupportedModel, UsageError
 from adapter_infer.geometry import Shape, to_map
-from adapter_infer.vit import EPS, Mlp, PatchEmbed, attend, per_block
+from adapter_infer.vit import EPS, Mlp, PatchEmbed, add_scaled, attend, per_block
 
 
 def relative_position_index(size: int, class_token: bool, device: torch.device | str) -> Tensor:
@@ -94,10 +94,8 @@ class Block(nn.Module):
         self.gamma_2 = None if init_values is None else nn.Parameter(torch.full((dim,), init_values))
 
     def forward(self, x: Tensor, shape: Shape, index: Tensor | None) -> Tensor:
-        attended = self.attn(self.norm1(x), shape, index)
-        x = x + (attended if self.gamma_1 is None else self.gamma_1 * attended)
-        changed = self.mlp(self.norm2(x))
-        return x + (changed if self.gamma_2 is None else self.gamma_2 * changed)
+        x = add_scaled(x, self.attn(self.norm1(x), shape, index), self.gamma_1)
+        return add_scaled(x, self.mlp(self.norm2(x)), self.gamma_2)
 
 
 class BEiT(nn.Module):
@@ -157,17 +155,19 @@ class BEiT(nn.Module):
         )
 
     def indexes(self, image: Tensor) -> dict[int, Tensor]:
-        """The relative position index of each window size that occurs. Errors: UsageError if the image does not fit."""
+        """The position indexes for this image. Errors: UsageError if it does not fit."""
         h, w = image.shape[2:]
         if self.fixed_size is not None and (h != self.fixed_size or w != self.fixed_size):
             raise UsageError(
                 f"image size {h}x{w} does not fit this BEiT, whose position bias was trained at "
                 f"{self.fixed_size}x{self.fixed_size}; resize it, or slide windows of that size over it"
             )
-        if not self.biased:
-            return {}
-        class_token = self.cls_token is not None
-        return {size: relative_position_index(size, class_token, image.device) for size in sorted(set(self.sizes))}
+        return self.position_indexes(image.device)
+
+    def position_indexes(self, device: torch.device | str) -> dict[int, Tensor]:
+        """The relative position index of each window size that occurs; none without bias tables."""
+        sizes = sorted(set(self.sizes)) if self.biased else []
+        return {size: relative_position_index(size, self.cls_token is not None, device) for size in sizes}
 
     def run(self, x: Tensor, first: int, last: int, shape: Shape, indexes: dict[int, Tensor]) -> Tensor:
         """Blocks `first` to `last` (both included) over tokens x (N, T, C)."""

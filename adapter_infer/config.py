@@ -13,7 +13,7 @@ from adapter_infer import datasets
 from adapter_infer.config_file import parse_config, read_config
 from adapter_infer.config_values import Unknown
 from adapter_infer.errors import UnsupportedModel
-from adapter_infer.spec import BACKBONES, HEADS, NO_EFFECT, Inference, ModelSpec, Preprocessing
+from adapter_infer.spec import BACKBONES, DETECTION_PARTS, HEADS, NO_EFFECT, Inference, ModelSpec, Preprocessing
 
 __all__ = ["parse_config", "read_config", "spec_from_config"]
 
@@ -25,7 +25,6 @@ _COUNTS = {"embed_dim", "depth", "num_heads", "img_size", "pretrain_size", "patc
     "n_points",
     "deform_num_heads",
 }
-_DETECTION_PARTS = {"rpn_head", "roi_head", "bbox_head", "mask_head", "panoptic_head", "query_head"}
 
 Config = Mapping[str, Any]
 
@@ -66,7 +65,7 @@ def _half(model: Config, source: str) -> str:
     """Which of the two official code bases the model belongs to; their backbones share names only."""
     if "decode_head" in model or "EncoderDecoder" in str(model.get("type")):
         return "segmentation"
-    if _DETECTION_PARTS & set(model):
+    if set(DETECTION_PARTS) & set(model):
         return "detection"
     raise UnsupportedModel(
         f"{source} has neither a decode_head nor a detection head, so it cannot be told whether its backbone is the "

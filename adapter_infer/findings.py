@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
-from adapter_infer.spec import ModelSpec
+from adapter_infer.spec import DETECTION_PARTS, ModelSpec
 
 Shape = tuple[int, ...]
 
-DETECTION_PREFIXES = ("rpn_head.", "roi_head.", "bbox_head.", "panoptic_head.", "mask_head.", "query_head.")
+DETECTION_PREFIXES = tuple(f"{part}." for part in DETECTION_PARTS)
 
 
 class HasShape(Protocol):

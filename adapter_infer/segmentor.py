@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from adapter_infer.heads.layers import resize
+from adapter_infer.sliding import starts
 
 
 class Segmentor(nn.Module):
@@ -37,15 +38,9 @@ class Segmentor(nn.Module):
 
 def windows(h: int, w: int, crop: tuple[int, int], stride: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
     """Windows (top, bottom, left, right) over h x w pixels, row by row; the last of a row or column is shifted back."""
-
-    def spans(size: int, length: int, step: int) -> list[tuple[int, int]]:
-        count = max(size - length + step - 1, 0) // step + 1
-        ends = [min(i * step + length, size) for i in range(count)]
-        return [(max(end - length, 0), end) for end in ends]
-
-    for top, bottom in spans(h, crop[0], stride[0]):
-        for left, right in spans(w, crop[1], stride[1]):
-            yield top, bottom, left, right
+    for top in starts(h, crop[0], stride[0]):
+        for left in starts(w, crop[1], stride[1]):
+            yield top, min(top + crop[0], h), left, min(left + crop[1], w)
 
 
 def slide_inference(

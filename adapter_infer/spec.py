@@ -15,6 +15,9 @@ from typing import Any
 BACKBONES = ("ViTAdapter", "BEiTAdapter", "UniPerceiverAdapter", "ViTBaseline", "BEiTBaseline")
 HEADS = ("UPerHead", "FPNHead", "SETRUPHead")
 
+# Parts of a model, and prefixes of its tensors, that only detectors have.
+DETECTION_PARTS = ("rpn_head", "roi_head", "bbox_head", "mask_head", "panoptic_head", "query_head")
+
 # Arguments of the official classes that change neither a trained model's forward pass nor its keys.
 NO_EFFECT = frozenset(
     {"pretrained", "init_cfg", "with_cp", "use_checkpoint", "drop_rate", "attn_drop_rate", "drop_path_rate"}

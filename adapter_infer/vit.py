@@ -84,6 +84,11 @@ class Attention(nn.Module):
         return self.proj(windows.merge(out, shape, self.window))
 
 
+def add_scaled(x: Tensor, change: Tensor, scale: Tensor | None) -> Tensor:
+    """A residual connection with LayerScale, the identity where `scale` is None."""
+    return x + (change if scale is None else scale * change)
+
+
 class ChannelNorm(nn.Module):
     """LayerNorm over the channels of a (N, C, H, W) map."""
 
@@ -136,10 +141,8 @@ class Block(nn.Module):
         self.residual = ResBottleneckBlock(dim) if residual else None
 
     def forward(self, x: Tensor, shape: Shape) -> Tensor:
-        attended = self.attn(self.norm1(x), shape)
-        x = x + (attended if self.gamma1 is None else self.gamma1 * attended)
-        changed = self.mlp(self.norm2(x))
-        x = x + (changed if self.gamma2 is None else self.gamma2 * changed)
+        x = add_scaled(x, self.attn(self.norm1(x), shape), self.gamma1)
+        x = add_scaled(x, self.mlp(self.norm2(x)), self.gamma2)
         return x if self.residual is None else to_tokens(self.residual(to_map(x, shape)))
 
 

@@ -14,6 +14,7 @@ from pprint import pformat
 
 from adapter_infer import command_line
 from adapter_infer.errors import AdapterError
+from adapter_infer.files import replacing
 
 PRESET = "semfpn_vit_adapter_tiny_512_ade20k"
 
@@ -45,10 +46,8 @@ def write_sample_checkpoint(path: Path, preset: str, seed: int = 0) -> None:
     }
     text = "\n".join(f"{key} = {pformat(value, sort_dicts=False)}" for key, value in config.items())
     meta = {"config": text, "CLASSES": spec.classes, "PALETTE": spec.palette, "epoch": 0, "iter": 0}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save({"meta": meta, "state_dict": model.state_dict()}, partial)
-    partial.replace(path)
+    with replacing(path) as stream:
+        torch.save({"meta": meta, "state_dict": model.state_dict()}, stream)
 
 
 def write_sample_picture(path: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adapter_infer.errors import UsageError
+from adapter_infer.metadata import FUSED_OP, OP_DOMAIN, STANDARD_OP
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,13 +97,13 @@ def our_model(work: Workload, included: bool) -> ModelProto:
     sizes = {"value": [1, work.s, work.m, work.d]}
     if included:
         sizes |= {"reference": [1, work.q, 1, 2], "samples": [*row, 3 * levels * work.p]}
-        node = helper.make_node("MSDeformAttn", ["value", "shapes", "reference", "samples"], ["output"])
+        node = helper.make_node(FUSED_OP, ["value", "shapes", "reference", "samples"], ["output"])
         del constants["starts"]
     else:
         sizes |= {"locations": [*row, levels, work.p, 2], "weights": [*row, levels, work.p]}
         names = ["value", "shapes", "starts", "locations", "weights"]
-        node = helper.make_node("MultiScaleDeformableAttention", names, ["output"])
-    node.domain = "adapter_infer"
+        node = helper.make_node(STANDARD_OP, names, ["output"])
+    node.domain = OP_DOMAIN
     return _model([node], sizes, work, [numpy_helper.from_array(array, name) for name, array in constants.items()])
 
 
@@ -164,7 +165,7 @@ def _model(nodes: list[Any], sizes: dict[str, list[int]], work: Workload, consta
 
     ins = [helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in sizes.items()]
     out = [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, work.q, work.m * work.d])]
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("adapter_infer", 1)]
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid(OP_DOMAIN, 1)]
     return helper.make_model(helper.make_graph(nodes, "op", ins, out, constants), opset_imports=opsets, ir_version=10)
 
 
@@ -173,11 +174,11 @@ def ort_rival(model: ModelProto, feeds: dict[str, NDArray[Any]], threads: int) -
     import numpy as np
     import onnxruntime
 
-    from adapter_plugins import library
+    from adapter_plugins import ORT_CPU, library
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.register_custom_ops_library(str(library("msda_ort_cpu")))
+    options.register_custom_ops_library(str(library(ORT_CPU)))
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     binding = session.io_binding()
     for item in session.get_inputs():

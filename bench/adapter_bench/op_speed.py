@@ -64,7 +64,7 @@ def measure(work: Workload, included: bool, threads: int, rounds: int) -> list[T
 
 def circumstances() -> dict[str, str]:
     """What the numbers were taken on and with."""
-    from adapter_plugins import build_info, instruction_set
+    from adapter_plugins import ORT_CPU, build_info, instruction_set
 
     cpu = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
@@ -81,7 +81,7 @@ def circumstances() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
-    return found | {"library": build_info().get("msda_ort_cpu", "?"), "code path": instruction_set()}
+    return found | {"library": build_info().get(ORT_CPU, "?"), "code path": instruction_set()}
 
 
 class Neighbours:

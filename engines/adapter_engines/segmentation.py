@@ -14,9 +14,10 @@ from adapter_engines.engine import Engine
 from adapter_engines.feeds import IMAGE
 from adapter_engines.label_maps import label_dtype, labels_of_bands, nearest
 from adapter_engines.preprocessing import prepare
-from adapter_engines.sliding import Bands, Run, slide_bands, starts, whole_bands
+from adapter_engines.sliding import Bands, Run, slide_bands, whole_bands
 from adapter_infer.errors import AdapterError, UnsupportedModel, UsageError
 from adapter_infer.metadata import Metadata
+from adapter_infer.sliding import starts
 from adapter_infer.spec import Preprocessing
 
 MODES = ("auto", "whole", "slide")

@@ -13,7 +13,6 @@ from adapter_infer.metadata import FUSED_OP, OP_DOMAIN, STANDARD_OP
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-CPU_LIBRARY = "msda_ort_cpu"
 COVERED = {(OP_DOMAIN, FUSED_OP), (OP_DOMAIN, STANDARD_OP)}  # the operators the library registers
 FATAL_ONLY = 4  # ONNX Runtime logs what it also throws; one of the two is enough
 
@@ -80,7 +79,7 @@ def _covering_library(provider: str, ours: set[tuple[str, str]]) -> Path | None:
     import adapter_plugins
 
     try:
-        return adapter_plugins.library(CPU_LIBRARY)
+        return adapter_plugins.library(adapter_plugins.ORT_CPU)
     except EnvironmentMissing:
         return None
 

@@ -11,18 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from adapter_infer.errors import AdapterError, UsageError
+from adapter_infer.errors import AdapterError
+from adapter_infer.sliding import starts
 
 Run = Callable[[np.ndarray], np.ndarray]  # (B, 3, h, w) -> logits (B, K, h, w)
 Bands = Iterable[tuple[int, np.ndarray]]  # (first row, logits (K, rows, W)), from the top down without gaps
-
-
-def starts(size: int, crop: int, stride: int) -> list[int]:
-    """Where the windows begin along one edge of `size` pixels. Errors: UsageError unless 1 <= stride <= crop."""
-    if not 1 <= stride <= crop:
-        raise UsageError(f"windows of {crop} pixels cannot be {stride} apart; give a stride from 1 to the crop's size")
-    count = max(size - crop + stride - 1, 0) // stride + 1
-    return [max(min(index * stride + crop, size) - crop, 0) for index in range(count)]
 
 
 def whole_bands(run: Run, image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

@@ -30,7 +30,6 @@ from adapter_infer.spec import Preprocessing
 Array = NDArray[Any]
 
 OF_SPREAD, OF_LARGEST = 1e-3, 1e-5
-LIBRARY = "msda_ort_cpu"
 
 
 @dataclass(frozen=True)
@@ -81,10 +80,10 @@ def tolerance(expected: Array) -> float:
 
 def library() -> tuple[Path | None, str]:
     """ONNX Runtime's custom-op library, or why there is none."""
-    from adapter_plugins import library as find
+    import adapter_plugins
 
     try:
-        return Path(find(LIBRARY)), ""
+        return adapter_plugins.library(adapter_plugins.ORT_CPU), ""
     except EnvironmentMissing as error:
         return None, str(error)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapter_infer.beit import BEiT, relative_position_index
+from adapter_infer.beit import BEiT
 from adapter_infer.msda import MSDeformAttn
 from adapter_infer.spec import Preprocessing
 
@@ -64,7 +64,7 @@ def traceable(model: nn.Module, core: str, output: str, preprocessing: Preproces
         if isinstance(module, MSDeformAttn):
             module.merge_projections()
             module.core = core
-        elif isinstance(module, BEiT) and module.biased:
+        elif isinstance(module, BEiT):
             _store_position_indexes(module)
     return Graph(model, output, preprocessing)
 
@@ -74,10 +74,10 @@ def _store_position_indexes(backbone: BEiT) -> None:
 
     Computed inside the graph it would be tens of megabytes of arithmetic at every run.
     """
-    indexes = {}
-    for size in sorted(set(backbone.sizes)):
-        index = relative_position_index(size, backbone.cls_token is not None, "cpu").to(torch.int32)
-        name = f"relative_position_index_{size}"
-        backbone.register_buffer(name, index, persistent=False)
-        indexes[size] = name
-    backbone.indexes = lambda image: {size: getattr(backbone, name) for size, name in indexes.items()}  # type: ignore[method-assign]
+    names = {}
+    for size, index in backbone.position_indexes("cpu").items():
+        names[size] = f"relative_position_index_{size}"
+        backbone.register_buffer(names[size], index.to(torch.int32), persistent=False)
+    backbone.position_indexes = lambda device: {  # type: ignore[method-assign]
+        size: getattr(backbone, name) for size, name in names.items()
+    }

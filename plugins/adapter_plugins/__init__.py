@@ -9,9 +9,11 @@ from pathlib import Path
 
 from adapter_infer.errors import EnvironmentMissing
 
+ORT_CPU = "msda_ort_cpu"
+
 #: Every library there can be, and what it serves.
 LIBRARIES = {
-    "msda_ort_cpu": "ONNX Runtime, CPU execution provider",
+    ORT_CPU: "ONNX Runtime, CPU execution provider",
     "msda_ort_cuda": "ONNX Runtime, CUDA execution provider",
     "msda_trt": "TensorRT",
 }
@@ -43,7 +45,7 @@ def instruction_set() -> str:
 
     ADAPTER_MSDA_ISA forces one; EnvironmentMissing where the processor lacks it or the name is unknown.
     """
-    ask = ctypes.CDLL(str(library("msda_ort_cpu"))).adapter_msda_isa
+    ask = ctypes.CDLL(str(library(ORT_CPU))).adapter_msda_isa
     ask.restype = ctypes.c_char_p
     answer: str = ask().decode()
     if answer.startswith("!"):
