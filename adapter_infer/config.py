@@ -13,11 +13,20 @@ from adapter_infer import datasets
 from adapter_infer.config_file import parse_config, read_config
 from adapter_infer.config_values import Unknown
 from adapter_infer.errors import UnsupportedModel
-from adapter_infer.spec import BACKBONES, DETECTION_PARTS, HEADS, NO_EFFECT, Inference, ModelSpec, Preprocessing
+from adapter_infer.spec import (
+    BACKBONES,
+    DETECTION_PARTS,
+    HEADS,
+    NO_EFFECT,
+    Inference,
+    ModelSpec,
+    Preprocessing,
+    class_count,
+)
 
 __all__ = ["parse_config", "read_config", "spec_from_config"]
 
-SEGMENTORS = ("EncoderDecoder",)
+SEGMENTORS = ("EncoderDecoder", "EncoderDecoderMask2Former", "EncoderDecoderMask2FormerAug")
 MAX_SIZE = 2**16  # of any width, count or pixel size in a model; beyond it a configuration is broken or hostile
 MAX_COUNT = 512  # of blocks, convolutions and list entries
 _COUNTS = {"embed_dim", "depth", "num_heads", "img_size", "pretrain_size", "patch_size"} | {
@@ -46,7 +55,7 @@ def spec_from_config(config: Config, source: str, name: str = "", *, features_on
     if features_only:
         return ModelSpec(inference=_inference(config, model, source, required=False), **common)
     head = _decode_head(model, source)
-    classes, palette = _labels(config, int(head["num_classes"]))
+    classes, palette = _labels(config, class_count(head))
     return ModelSpec(
         decode_head=head,
         neck=None if model.get("neck") is None else _module(model, "neck", source),
@@ -84,12 +93,23 @@ def _decode_head(model: Config, source: str) -> dict[str, Any]:
     head = _module(model, "decode_head", source)
     if head["type"] not in HEADS:
         raise UnsupportedModel(f"decode head {head['type']!r} of {source} is not supported ({supported}); {way_out}")
-    if not _is_count(head.get("num_classes")):
-        raise UnsupportedModel(f"decode_head.num_classes of {source} is {head.get('num_classes')!r}, not a class count")
+    _check_classes(head, source)
     norm = head.pop("norm_layer", None)
     if norm is not None and (_mapping(norm).get("type"), _mapping(norm).get("eps")) != ("LN", 1e-6):
         raise UnsupportedModel(f"decode_head.norm_layer of {source} is {norm!r:.80}; supported is LN with eps 1e-6")
     return head
+
+
+def _check_classes(head: Config, source: str) -> None:
+    """Mask2Former's classes are things and stuff, either of which may be none; others have one number."""
+    names: tuple[str, ...] = ("num_classes",)
+    if head["type"] == "Mask2FormerHead":
+        names = ("num_things_classes", "num_stuff_classes")
+    for name in names:
+        if not _is_count(head.get(name)) and (len(names) == 1 or type(head.get(name)) is not int or head[name] != 0):
+            raise UnsupportedModel(f"decode_head.{name} of {source} is {head.get(name)!r}, not a class count")
+    if not class_count(head):
+        raise UnsupportedModel(f"decode_head of {source} has neither things nor stuff to tell apart")
 
 
 def _auxiliary(model: Config, source: str) -> Iterator[dict[str, Any]]:

@@ -55,6 +55,7 @@ class Findings:
     neck: str | None = None
     decode_head: str | None = None
     head_channels: int | None = None
+    num_queries: int | None = None
     num_classes: int | None = None
     other_parts: tuple[str, ...] = ()
     parameters: int = 0
@@ -78,6 +79,7 @@ class Findings:
         missing += ["the forward pass (segmentation or detection)"] if self.half is None else []
         missing += ["version (old or new)"] if (self.backbone, self.half) == ("BEiTAdapter", "detection") else []
         missing += ["mean and std"]
+        missing += ["the head's numbers of attention heads and groups"] if self.decode_head == "Mask2FormerHead" else []
         return missing + (["align_corners, crop, stride and test size"] if self.decode_head else [])
 
     def text(self) -> str:
@@ -129,13 +131,16 @@ def expected(spec: ModelSpec) -> dict[str, Any]:
             "heads_times_points": int(arguments.get("deform_num_heads", 6)) * int(arguments.get("n_points", 4)),
         }
     if head is not None:
-        facts |= {"decode_head": head["type"], "num_classes": spec.num_classes, "head_channels": int(head["channels"])}
+        facts |= {"decode_head": head["type"], "num_classes": spec.num_classes}
+        facts["head_channels"] = int(head["channels"] if "channels" in head else head["feat_channels"])
+        if "num_queries" in head:
+            facts["num_queries"] = int(head["num_queries"])
     return facts
 
 
 def differences(found: Findings, facts: Mapping[str, Any]) -> list[str]:
     """Names of the facts on which tensors and expectation disagree; facts about a head count only if one was found."""
-    head = {"decode_head", "num_classes", "head_channels"} if found.decode_head is None else set()
+    head = {"decode_head", "num_classes", "head_channels", "num_queries"} if found.decode_head is None else set()
     return [name for name, value in facts.items() if name not in head and getattr(found, name) != value]
 
 
@@ -222,6 +227,9 @@ def _head(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     classifier = shapes.get("decode_head.conv_seg.weight")
     if classifier is not None and len(classifier) == 4:
         facts |= {"num_classes": classifier[0], "head_channels": classifier[1]}
+    queries, scores = shapes.get("decode_head.query_feat.weight"), shapes.get("decode_head.cls_embed.weight")
+    if queries is not None and scores is not None and len(queries) == len(scores) == 2:
+        facts |= {"num_classes": scores[0] - 1, "head_channels": scores[1], "num_queries": queries[0]}
     if "neck.lateral_convs.0.conv.weight" in shapes:
         facts["neck"] = "FPN"
     return facts

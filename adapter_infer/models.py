@@ -12,6 +12,7 @@ from torch import nn
 
 from adapter_infer.beit import BEiT, BEiTBaseline
 from adapter_infer.errors import AdapterError, UnsupportedModel
+from adapter_infer.heads.mask2former import Mask2FormerHead
 from adapter_infer.heads.semantic_fpn import FPN, FPNHead
 from adapter_infer.heads.setr_pup import SETRUPHead
 from adapter_infer.heads.upernet import UPerHead
@@ -38,7 +39,12 @@ ONLY: dict[str, tuple[Any, ...]] = {
 }
 BATCH_NORMS = frozenset({"BN", "BN2d", "SyncBN", "MMSyncBN", "naiveSyncBN"})
 
-HEADS: dict[str, Callable[..., nn.Module]] = {"UPerHead": UPerHead, "FPNHead": FPNHead, "SETRUPHead": SETRUPHead}
+HEADS: dict[str, Callable[..., nn.Module]] = {
+    "UPerHead": UPerHead,
+    "FPNHead": FPNHead,
+    "SETRUPHead": SETRUPHead,
+    "Mask2FormerHead": Mask2FormerHead,
+}
 NECKS: dict[str, Callable[..., nn.Module]] = {"FPN": FPN}
 
 
@@ -192,8 +198,10 @@ def _build(builders: Mapping[str, Callable[..., nn.Module]], config: Config, whe
     if act is not None and act.get("type") != "ReLU":
         raise UnsupportedModel(f"{where} {name} has act_cfg type {act.get('type')!r}; supported: ReLU")
     settings = _known(config, builders[name], where, {"norm_cfg", "act_cfg", "norm"})
+    if "norm" in inspect.signature(builders[name]).parameters:
+        settings["norm"] = norm is not None
     try:
-        return builders[name](norm=norm is not None, **settings)
+        return builders[name](**settings)
     except AdapterError:
         raise
     except (TypeError, ValueError) as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,18 @@ DATASETS = {
     "ade20k": ("ADE20KDataset", 150),
     "coco-stuff": ("COCOStuffDataset", 171),
     "pascal-context": ("PascalContextDataset59", 59),
+    "cityscapes": ("CityscapesDataset", 19),
+    "chase-db1": ("ChaseDB1Dataset", 2),
+    "potsdam": ("PotsdamDataset", 6),
 }
+# data set: how Mask2Former's configuration divides its classes into things and stuff
+THINGS = {"ade20k": 100, "coco-stuff": 80, "pascal-context": 29, "cityscapes": 8, "chase-db1": 0, "potsdam": 1}
 
 
 @dataclass(frozen=True)
 class Preset:
-    """One model. `crop` and `stride` are pixels of a square; `scale` is mmcv's img_scale (long edge, short edge).
+    """One model. `crop` and `stride` are pixels of a square; `scale` is mmcv's img_scale (long edge, short edge);
+    pictures are resized to multiples of `divisor`.
 
     `released` says whether the authors published weights or a configuration for it.
     """
@@ -51,6 +57,7 @@ class Preset:
     crop: int = 512
     stride: int = 341
     scale: tuple[int, int] = (2048, 512)
+    divisor: int = 32
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     released: bool = True
@@ -74,7 +81,7 @@ def spec(name: str) -> ModelSpec:
         neck=deepcopy(preset.neck),
         decode_head=deepcopy(preset.decode_head),
         auxiliary_heads=deepcopy(preset.auxiliary_heads),
-        preprocessing=Preprocessing(preset.mean, preset.std, scale=preset.scale),
+        preprocessing=Preprocessing(preset.mean, preset.std, scale=preset.scale, size_divisor=preset.divisor),
         inference=Inference("slide", (preset.crop, preset.crop), (preset.stride, preset.stride)),
         classes=classes,
         palette=palette,
@@ -123,9 +130,11 @@ def _vit_adapter(size: str, pretrain: int = 224, **changes: Any) -> Module:
     return _vit(size, pretrain) | {"type": "ViTAdapter"} | _adapter(size, **changes)
 
 
-def _beit(img_size: int) -> Module:
-    plain = {"img_size": img_size, "patch_size": 16, "embed_dim": 1024, "depth": 24, "num_heads": 16, "mlp_ratio": 4}
+def _beit(img_size: int, size: str = "large") -> Module:
+    width, depth, heads, _, _ = SIZES[size]
+    plain = {"img_size": img_size, "patch_size": 16, "embed_dim": width, "depth": depth, "num_heads": heads}
     return plain | {
+        "mlp_ratio": 4,
         "qkv_bias": True,
         "use_abs_pos_emb": False,
         "use_rel_pos_bias": True,
@@ -165,6 +174,37 @@ def _setr_pup(width: int) -> dict[str, Any]:
     }
 
 
+def _mask2former(width: int, dim: int, queries: int, dataset: str, hidden: tuple[int, int]) -> dict[str, Any]:
+    """Six layers of MSDA in the pixel decoder, nine of masked attention; `hidden` are the two FFNs' widths."""
+    heads, things = dim // 32, THINGS[dataset]
+    sine = {"type": "SinePositionalEncoding", "num_feats": dim // 2, "normalize": True}
+    sampling = {"type": "MultiScaleDeformableAttention", "embed_dims": dim, "num_heads": heads}
+    encoder_layer = {
+        "type": "BaseTransformerLayer",
+        "attn_cfgs": sampling | {"num_levels": 3, "num_points": 4},
+        "ffn_cfgs": {"type": "FFN", "embed_dims": dim, "feedforward_channels": hidden[0], "num_fcs": 2},
+        "operation_order": ["self_attn", "norm", "ffn", "norm"],
+    }
+    decoder_layer = {
+        "type": "DetrTransformerDecoderLayer",
+        "attn_cfgs": {"type": "MultiheadAttention", "embed_dims": dim, "num_heads": heads},
+        "ffn_cfgs": {"embed_dims": dim, "feedforward_channels": hidden[1], "num_fcs": 2},
+        "operation_order": ["cross_attn", "norm", "self_attn", "norm", "ffn", "norm"],
+    }
+    pixel_decoder = {
+        "type": "MSDeformAttnPixelDecoder",
+        "num_outs": 3,
+        "norm_cfg": {"type": "GN", "num_groups": 32},
+        "act_cfg": {"type": "ReLU"},
+        "encoder": {"type": "DetrTransformerEncoder", "num_layers": 6, "transformerlayers": encoder_layer},
+        "positional_encoding": sine,
+    }
+    decoder = {"type": "DetrTransformerDecoder", "num_layers": 9, "transformerlayers": decoder_layer}
+    head = {"type": "Mask2FormerHead", "in_channels": [width] * 4, "feat_channels": dim, "out_channels": dim}
+    head |= {"num_things_classes": things, "num_stuff_classes": DATASETS[dataset][1] - things, "num_queries": queries}
+    return head | {"pixel_decoder": pixel_decoder, "positional_encoding": sine, "transformer_decoder": decoder}
+
+
 # --- the table ---
 
 
@@ -184,6 +224,61 @@ def _released_beit(crop: int, stride: int, dataset: str, scale: tuple[int, int],
         backbone = _beit(crop) | {"type": "BEiTAdapter"} | _adapter("large")
     head = _upernet(1024, 1024, DATASETS[dataset][1])
     return Preset(backbone, **head, dataset=dataset, crop=crop, stride=stride, scale=scale)
+
+
+def _released_mask2former(
+    crop: int,
+    dataset: str,
+    scale: tuple[int, int],
+    size: str = "large",
+    dim: int = 1024,
+    queries: int = 100,
+    hidden: tuple[int, int] = (4096, 4096),
+    **settings: Any,
+) -> Preset:
+    backbone = _beit(crop, size) | {"type": "BEiTAdapter"} | _adapter(size)
+    head = _mask2former(SIZES[size][0], dim, queries, dataset, hidden)
+    stride = 512 if crop == 896 else crop * 2 // 3
+    return Preset(backbone, head, dataset=dataset, crop=crop, stride=stride, scale=scale, **settings)
+
+
+def _mask2formers() -> dict[str, Preset]:
+    """By the stem of their configurations without `_ss` or `_ms`. BEiTv2 and other schedules are other weights only."""
+    base: dict[str, Any] = {"size": "base", "dim": 256, "hidden": (1024, 2048)}
+    small: dict[str, Any] = {"dim": 256, "hidden": (2048, 2048)}
+    ade_896 = _released_mask2former(896, "ade20k", (3584, 896), queries=200)
+    stuff_896 = _released_mask2former(896, "coco-stuff", (3584, 896), queries=200)
+    cityscapes = _released_mask2former(896, "cityscapes", (2048, 1024), divisor=1)
+    table = {
+        "mask2former_beit_adapter_large_640_160k_ade20k": _released_mask2former(640, "ade20k", (2048, 640)),
+        "mask2former_beit_adapter_large_896_80k_ade20k": ade_896,
+        "mask2former_beitv2_adapter_large_896_80k_ade20k": ade_896,
+        "mask2former_beit_adapter_large_896_80k_cityscapes": cityscapes,
+        "mask2former_beit_adapter_base_512_40k_cocostuff10k": _released_mask2former(
+            512, "coco-stuff", (2048, 512), **base
+        ),
+        "mask2former_beit_adapter_large_512_40k_cocostuff10k": _released_mask2former(512, "coco-stuff", (2048, 512)),
+        "mask2former_beit_adapter_large_896_80k_cocostuff164k": stuff_896,
+        "mask2former_beit_adapter_base_480_40k_pascal_context_59": _released_mask2former(
+            480, "pascal-context", (4096, 520), **base
+        ),
+        "mask2former_beit_adapter_large_480_40k_pascal_context_59": _released_mask2former(
+            480, "pascal-context", (4096, 520)
+        ),
+    }
+    single_scale_only = {
+        "mask2former_beitv2_adapter_large_896_160k_ade20k_ss": ade_896,
+        # Mapillary's pictures with its labels mapped to the classes of Cityscapes.
+        "mask2former_beit_adapter_large_896_80k_mapillary_ss": replace(cityscapes, divisor=32),
+        "mask2former_beitv2_adapter_large_896_80k_cocostuff164k_ss": stuff_896,
+        "mask2former_beit_adapter_large_128_40k_chase_db1_ss": _released_mask2former(
+            128, "chase-db1", (960, 999), **small
+        ),
+        "mask2former_beit_adapter_large_512_80k_potsdam_ss": _released_mask2former(
+            512, "potsdam", (2048, 512), **small
+        ),
+    }
+    return {f"{stem}_{test}": preset for stem, preset in table.items() for test in ("ss", "ms")} | single_scale_only
 
 
 def _released() -> dict[str, Preset]:
@@ -207,7 +302,9 @@ def _released() -> dict[str, Preset]:
         "upernet_beit_adapter_large_640_80k_cocostuff164k": _released_beit(640, 426, "coco-stuff", (2560, 640)),
         "upernet_beit_adapter_large_480_80k_pascal_context_59": _released_beit(480, 320, "pascal-context", (4096, 520)),
     }
-    return table | {f"{stem}_{test}": preset for stem, preset in beit.items() for test in ("ss", "ms")}
+    return (
+        table | {f"{stem}_{test}": preset for stem, preset in beit.items() for test in ("ss", "ms")} | _mask2formers()
+    )
 
 
 def _paper() -> dict[str, Preset]:

@@ -13,7 +13,7 @@ from typing import Any
 
 # Official class names that are supported.
 BACKBONES = ("ViTAdapter", "BEiTAdapter", "UniPerceiverAdapter", "ViTBaseline", "BEiTBaseline")
-HEADS = ("UPerHead", "FPNHead", "SETRUPHead")
+HEADS = ("UPerHead", "FPNHead", "SETRUPHead", "Mask2FormerHead")
 
 # Parts of a model, and prefixes of its tensors, that only detectors have.
 DETECTION_PARTS = ("rpn_head", "roi_head", "bbox_head", "mask_head", "panoptic_head", "query_head")
@@ -22,6 +22,7 @@ DETECTION_PARTS = ("rpn_head", "roi_head", "bbox_head", "mask_head", "panoptic_h
 NO_EFFECT = frozenset(
     {"pretrained", "init_cfg", "with_cp", "use_checkpoint", "drop_rate", "attn_drop_rate", "drop_path_rate"}
     | {"dropout_ratio", "loss_decode", "sampler", "ignore_index", "frozen_stages", "norm_eval"}
+    | {"loss_cls", "loss_mask", "loss_dice"}
 )
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -80,7 +81,14 @@ class ModelSpec:
     @property
     def num_classes(self) -> int | None:
         """Classes of the decode head, None for a backbone alone."""
-        return None if self.decode_head is None else int(self.decode_head["num_classes"])
+        return None if self.decode_head is None else class_count(self.decode_head)
+
+
+def class_count(head: Mapping[str, Any]) -> int:
+    """Classes of a decode head; Mask2Former's are given as things and stuff. Errors: KeyError if they are not given."""
+    if head.get("type") == "Mask2FormerHead":
+        return int(head["num_things_classes"]) + int(head["num_stuff_classes"])
+    return int(head["num_classes"])
 
 
 def to_json(spec: ModelSpec) -> str:

@@ -12,17 +12,32 @@ from adapter_infer.geometry import Shape
 
 
 class ConvModule(nn.Module):
-    """A convolution, BatchNorm where `norm` (the convolution then has no bias), ReLU where `act`; mmcv's key names."""
+    """A convolution, a norm where `norm`, ReLU where `act`; mmcv's key names.
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, norm: bool, act: bool = True) -> None:
+    The norm is GroupNorm where `groups` is given, otherwise BatchNorm. A convolution before a norm has no bias, unless
+    `bias` says so.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        norm: bool,
+        act: bool = True,
+        groups: int | None = None,
+        bias: bool | None = None,
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=not norm)
-        self.bn = nn.BatchNorm2d(outputs) if norm else None
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=not norm if bias is None else bias)
+        self.bn = nn.BatchNorm2d(outputs) if norm and groups is None else None
+        self.gn = nn.GroupNorm(groups, outputs) if norm and groups is not None else None
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        x = x if self.bn is None else self.bn(x)
+        for norm in (self.bn, self.gn):
+            x = x if norm is None else norm(x)
         return F.relu(x) if self.act else x
 
 

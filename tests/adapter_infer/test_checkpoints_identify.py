@@ -83,7 +83,12 @@ def test_golden_models_load_from_their_own_configuration(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in golden.names("models") if not name.startswith((*golden.SEGMENTORS, "preprocess"))]
+    "name",
+    [
+        name
+        for name in golden.names("models")
+        if not name.startswith((*golden.SEGMENTORS, "mask2former_", "preprocess"))
+    ],
 )
 def test_models_with_other_heads_give_their_features_only(name: str) -> None:
     with pytest.raises(UnsupportedModel, match="--output features"):
@@ -93,6 +98,19 @@ def test_models_with_other_heads_give_their_features_only(name: str) -> None:
     assert (spec.half, spec.decode_head, spec.num_classes) == (task, None, None)
     backbone = {key.removeprefix("backbone."): value for key, value in stored(name)["state_dict"].items()}
     assert all(torch.equal(tensor, backbone[key]) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", golden.names("models", "mask2former_"))
+def test_mask2former_is_read_from_its_own_configuration_and_recognised_from_its_tensors(name: str) -> None:
+    model, spec, checkpoint = checkpoints.load_model(file(name))
+    official = golden.config("models", name)
+    assert (spec.num_classes, spec.half) == (official["num_classes"], "segmentation")
+    assert sum(p.numel() for p in model.parameters()) == official["n_params"]
+    found = checkpoints.inspect_tensors(checkpoint.state_dict)
+    head = official["model"]["decode_head"]
+    assert (found.decode_head, found.num_classes) == ("Mask2FormerHead", official["num_classes"])
+    assert (found.num_queries, found.head_channels) == (head["num_queries"], head["feat_channels"])
+    assert "the head's numbers of attention heads and groups" in found.missing()
 
 
 def test_a_detectors_backbone_takes_the_detection_forward_pass(tmp_path: Path) -> None:
@@ -364,8 +382,10 @@ def test_files_of_other_models_are_refused_by_what_they_are(
 
 def test_an_unsupported_head_without_configuration_is_named(tmp_path: Path) -> None:
     state = {name: value for name, value in stored(UPERNET)["state_dict"].items() if name.startswith("backbone.")}
-    path = without_config(tmp_path / "a.pth", state | {"decode_head.query_feat.weight": torch.zeros(4, 8)})
-    with pytest.raises(UnsupportedModel, match=r"Mask2FormerHead.*--output features and --config FILE"):
+    path = without_config(tmp_path / "a.pth", state | {"decode_head.linear_fuse.conv.weight": torch.zeros(4, 8)})
+    with pytest.raises(
+        UnsupportedModel, match=r"\(unknown\) is not supported.*Mask2FormerHead.*--output features and --config FILE"
+    ):
         checkpoints.identify(checkpoints.read(path))
 
 

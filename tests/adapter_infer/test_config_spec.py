@@ -86,7 +86,7 @@ def test_features_need_no_supported_head() -> None:
     spec = spec_of(text, features_only=True)
     assert (spec.half, spec.decode_head, spec.neck, spec.auxiliary_heads) == ("detection", None, None, ())
     assert spec.preprocessing is not None
-    spec = spec_of(changed(("type='UPerHead'", "type='Mask2FormerHead'")), features_only=True)
+    spec = spec_of(changed(("type='UPerHead'", "type='ASPPHead'")), features_only=True)
     assert (spec.half, spec.decode_head, spec.inference.crop) == ("segmentation", None, (64, 64))
 
 
@@ -102,7 +102,12 @@ def test_features_need_no_supported_head() -> None:
             "'CascadeEncoderDecoder' of c.py is not supported",
         ),
         ([("type='EncoderDecoder'", "type=kind()")], "model.type is needed"),
-        ([("type='UPerHead'", "type='Mask2FormerHead'")], "'Mask2FormerHead' of c.py is not supported.*SETRUPHead"),
+        ([("type='UPerHead'", "type='ASPPHead'")], "'ASPPHead' of c.py is not supported.*SETRUPHead"),
+        ([("type='UPerHead'", "type='Mask2FormerHead'")], "num_things_classes of c.py is None"),
+        (
+            [("type='UPerHead'", "type='Mask2FormerHead', num_things_classes=0, num_stuff_classes=0")],
+            "neither things nor stuff",
+        ),
         (
             [("decode_head=dict(", "decode_head=[dict("), ("weight=make_weight()))", "weight=make_weight()))]")],
             "a list of",
@@ -218,14 +223,18 @@ def test_golden_configuration_texts_say_what_their_model_dictionaries_say(name: 
 
 def test_a_written_out_preset_reads_back_as_itself() -> None:
     """Each preset as a configuration in the official form gives its own spec."""
-    kinds = {"ade20k": "ADE20KDataset", "coco-stuff": "COCOStuffDataset", "pascal-context": "PascalContextDataset59"}
     for name, preset in presets.PRESETS.items():
         normal = {"type": "Normalize", "mean": list(preset.mean), "std": list(preset.std), "to_rgb": True}
-        steps = [{"type": "Resize", "keep_ratio": True}, {"type": "ResizeToMultiple", "size_divisor": 32}, normal]
+        steps = [
+            {"type": "Resize", "keep_ratio": True},
+            {"type": "ResizeToMultiple", "size_divisor": preset.divisor},
+            normal,
+        ]
         pipeline = [{"type": "MultiScaleFlipAug", "img_scale": preset.scale, "transforms": steps}]
         test = {"mode": "slide", "crop_size": (preset.crop,) * 2, "stride": (preset.stride,) * 2}
         model = {"type": "EncoderDecoder", "backbone": preset.backbone, "neck": preset.neck, "test_cfg": test}
         model |= {"decode_head": preset.decode_head, "auxiliary_head": list(preset.auxiliary_heads)}
-        text = f"model = {model!r}\ndata = dict(test=dict(type={kinds[preset.dataset]!r}, pipeline={pipeline!r}))"
+        kind = presets.DATASETS[preset.dataset][0]
+        text = f"model = {model!r}\ndata = dict(test=dict(type={kind!r}, pipeline={pipeline!r}))"
         read = config.spec_from_config(config.parse_config(text, "c.py"), f"preset {name}", name)
         assert asdict(read) == asdict(presets.spec(name))
