@@ -115,14 +115,12 @@ class Mask2FormerHead(nn.Module):
             nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, out_channels)
         )
 
-    def _predict(self, queries: Tensor, mask_features: Tensor) -> tuple[Tensor, Tensor]:
-        """class_logits (N, Q, num_classes + 1) and mask_logits (N, Q, H/4, W/4) of the queries (N, Q, C)."""
-        normed = self.transformer_decoder.post_norm(queries)
-        masks = self.mask_embed(normed) @ mask_features.flatten(2)
-        return self.cls_embed(normed), masks.unflatten(2, mask_features.shape[2:])
+    def mask_logits(self, normed: Tensor, mask_features: Tensor) -> Tensor:
+        """(N, Q, H/4, W/4): what each query draws, from the queries after their norm (N, Q, C)."""
+        return (self.mask_embed(normed) @ mask_features.flatten(2)).unflatten(2, mask_features.shape[2:])
 
-    def predictions(self, maps: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """class_logits (N, Q, num_classes + 1) and mask_logits (N, Q, H/4, W/4), first and after each layer."""
+    def predict(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """class_logits (N, Q, num_classes + 1) and mask_logits (N, Q, H/4, W/4) of the last layer's queries."""
         mask_features, memories = self.pixel_decoder([maps[index] for index in self.in_index])
         keys, values = [], []
         for memory, project, level in zip(memories, self.decoder_input_projs, self.level_embed.weight, strict=True):
@@ -130,19 +128,21 @@ class Mask2FormerHead(nn.Module):
             values.append(value)
             position = sine_encoding((memory.shape[2], memory.shape[3]), self.dim // 2, value.device)
             keys.append(value + position.to(value.dtype))
-        n = mask_features.shape[0]
-        queries = self.query_feat.weight[None].expand(n, -1, -1)
+        decoder = self.transformer_decoder
+        queries = self.query_feat.weight[None].expand(mask_features.shape[0], -1, -1)
         position = self.query_embed.weight[None]
-        results = [self._predict(queries, mask_features)]
-        for i, layer in enumerate(self.transformer_decoder.layers):
+        normed = decoder.post_norm(queries)
+        masks = self.mask_logits(normed, mask_features)
+        for i, layer in enumerate(decoder.layers):
             level = i % LEVELS
-            allowed = attention_mask(results[-1][1], memories[level].shape[2:])
+            allowed = attention_mask(masks, memories[level].shape[2:])
             queries = layer(queries, position, keys[level], values[level], allowed)
-            results.append(self._predict(queries, mask_features))
-        return results
+            normed = decoder.post_norm(queries)  # predictions read the normed queries, the next layer the others
+            masks = self.mask_logits(normed, mask_features)
+        return self.cls_embed(normed), masks
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        return semantic_scores(*self.predictions(maps)[-1])
+        return semantic_scores(*self.predict(maps))
 
 
 def attention_mask(mask_logits: Tensor, shape: Sequence[int]) -> Tensor:

@@ -30,6 +30,7 @@ def count(spec: ModelSpec, size: tuple[int, int], batch: int = 1) -> dict[str, i
     model = build_model(spec, device="meta")
     image = torch.empty(batch, 3, *size, device="meta")
     idle = idle_modules(model, image)
+    model.requires_grad_(False)  # the counter cannot follow views of parameters that want gradients
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(image)
     flops = counter.get_flop_counts()

@@ -52,9 +52,11 @@ def test_mask2former_equals_the_official_one_at_every_stage(name: str) -> None:
         assert difference(mask_features, name, case["mask_feature"]) < TOLERANCE
         for i, memory in enumerate(memories):
             assert difference(memory, name, case[f"memory{i}"]) < TOLERANCE
-        predictions = head.predictions(maps)
-        assert len(predictions) == len(head.transformer_decoder.layers) + 1
-        for suffix, (class_logits, mask_logits) in (("_first", predictions[0]), ("", predictions[-1])):
+        first = head.transformer_decoder.post_norm(head.query_feat.weight[None])
+        for suffix, class_logits, mask_logits in (
+            ("_first", head.cls_embed(first), head.mask_logits(first, mask_features)),
+            ("", *head.predict(maps)),
+        ):
             assert difference(class_logits, name, case[f"cls_logits{suffix}"]) < TOLERANCE
             assert difference(mask_logits, name, case[f"mask_logits{suffix}"]) < TOLERANCE
         assert difference(model(image), name, case["logits"]) < TOLERANCE

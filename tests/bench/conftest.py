@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import golden
 from adapter_infer.models import build_model, random_weights
 from adapter_infer.spec import Inference, ModelSpec, Preprocessing
 
@@ -61,6 +62,11 @@ SPECS = {
         ),
         _spec(
             "uniperceiver_adapter", {"type": "UniPerceiverAdapter", **PLAIN, **TWO, "img_size": 64}, decode_head=UPERNET
+        ),
+        _spec(
+            "mask2former",
+            {"type": "ViTAdapter", **VIT, **TWO},
+            decode_head=golden.config("models", "mask2former_vit_adapter")["model"]["decode_head"],
         ),
         _spec("setr", {"type": "ViTBaseline", **VIT}, decode_head=SETR),
         _spec(

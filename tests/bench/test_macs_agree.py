@@ -42,6 +42,17 @@ def test_graph_and_model_have_the_same_macs(
         assert counted.msda_nodes == msda_nodes
 
 
+def test_mask2formers_graph_lacks_only_what_does_not_depend_on_the_picture(
+    exported: Export, tiny: dict[str, ModelSpec]
+) -> None:
+    """What its learnt queries draw before the first layer, and ask in it, is a constant that the export folds."""
+    batch, queries, dim = 2, 12, 32
+    counted = macs_onnx.count(macs_onnx.load(exported("mask2former", size=(64, 96), batch=batch)), {})
+    constant = batch * queries * dim * dim * (3 + 1)  # three layers of mask_embed, one projection
+    assert counted.macs == sum(macs_torch.count(tiny["mask2former"], (64, 96), batch).values()) - constant
+    assert (counted.uncounted, counted.msda_nodes) == ({}, 6 + 6)
+
+
 def test_layers_whose_results_nothing_reads_are_in_neither_count(tiny: dict[str, ModelSpec]) -> None:
     """SETR-PUP on map 2 of 4 reads block 2 of 0..3: block 3 and the layers of the other maps are idle."""
     model = build_model(tiny["setr"], "meta")
