@@ -1,6 +1,7 @@
 """Packs the rooms into one distribution and builds plugins/ with CMake.
 
-ADAPTER_PLUGINS says what to build: auto (what this machine can), cpu, cuda (refused until there is one), none.
+ADAPTER_PLUGINS says what to build: auto (what this machine can), cpu, cuda (refused where nvcc is missing), none.
+ADAPTER_CUDA_ARCHITECTURES ("80;90") and ADAPTER_TENSORRT_INCLUDE (folders, separated by ':') are handed on to CMake.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ ROOMS = {
 PLUGINS = Path(__file__).parent.resolve() / "plugins"
 CHOICES = ("auto", "cpu", "cuda", "none")
 WANTED = os.environ.get("ADAPTER_PLUGINS") or "auto"
+SETTINGS = ("ADAPTER_CUDA_ARCHITECTURES", "ADAPTER_TENSORRT_INCLUDE")
+SOURCES = {".cpp", ".h", ".cu", ".cuh", ".cmake", ".map", ".txt", ".md"}
 
 NO_COMPILER = """adapter-infer: no C++ compiler was found, and plugins/ needs one.
   Debian, Ubuntu   apt-get install g++
@@ -61,7 +64,9 @@ class build_plugins(Command):
         tree = Path(self.build_temp).resolve() / "plugins"
         # pip's build environment moves between runs: CMake must not remember the paths of an earlier one.
         (tree / "CMakeCache.txt").unlink(missing_ok=True)
-        options = [f"-DADAPTER_PLUGINS={WANTED}", f"-DCMAKE_INSTALL_PREFIX={target}"]
+        options = [f"-DADAPTER_PLUGINS={WANTED}", f"-DCMAKE_INSTALL_PREFIX={target}", "--no-warn-unused-cli"]
+        options.append(f"-DADAPTER_PYTHON={sys.executable}")  # whose packages may bring TensorRT's headers
+        options += [f"-D{name}={os.environ[name]}" for name in SETTINGS if os.environ.get(name)]
         if ninja := find_tool("ninja"):
             options += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
         cmake("-S", str(PLUGINS), "-B", str(tree), *options)
@@ -69,8 +74,7 @@ class build_plugins(Command):
         cmake("--install", str(tree))
 
     def get_source_files(self) -> list[str]:
-        kinds = {".cpp", ".h", ".txt", ".md"}
-        return [str(path.relative_to(PLUGINS.parent)) for path in PLUGINS.rglob("*") if path.suffix in kinds]
+        return [str(path.relative_to(PLUGINS.parent)) for path in PLUGINS.rglob("*") if path.suffix in SOURCES]
 
     def get_outputs(self) -> list[str]:
         assert self.build_lib

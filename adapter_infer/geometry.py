@@ -7,6 +7,7 @@ look equivalent are avoided on purpose, because an export bakes them into consta
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from adapter_infer.errors import UsageError
 
 Shape = tuple[int, int]
+KEPT = {"cuda"}  # types of device on which level tensors are kept
 
 
 def check_image_size(h: int, w: int, divisor: int) -> None:
@@ -43,13 +45,27 @@ class Levels:
 
     @staticmethod
     def of(shapes: Sequence[Shape], device: torch.device | str) -> Levels:
-        starts = [0]
-        for h, w in shapes[:-1]:
-            starts.append(starts[-1] + h * w)
-        flat = torch.tensor([size for shape in shapes for size in shape], dtype=torch.int64, device=device)
-        return Levels(
-            tuple(shapes), flat.reshape(len(shapes), 2), torch.tensor(starts, dtype=torch.int64, device=device)
-        )
+        """On a GPU they are made once and kept: making them copies from the host, which waits for the GPU and cannot
+        be captured in a CUDA graph."""
+        shapes, device = tuple(shapes), torch.device(device)
+        plain = all(type(size) is int for shape in shapes for size in shape)  # not a symbol of an export
+        if device.type in KEPT and plain and not torch.compiler.is_compiling():
+            return _kept_levels(shapes, device)
+        return _levels(shapes, device)
+
+
+def _levels(shapes: tuple[Shape, ...], device: torch.device) -> Levels:
+    starts = [0]
+    for h, w in shapes[:-1]:
+        starts.append(starts[-1] + h * w)
+    flat = torch.tensor([size for shape in shapes for size in shape], dtype=torch.int64, device=device)
+    return Levels(shapes, flat.reshape(len(shapes), 2), torch.tensor(starts, dtype=torch.int64, device=device))
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_levels(shapes: tuple[Shape, ...], device: torch.device) -> Levels:
+    with torch.inference_mode(False):  # tensors made in inference mode could not be saved for a backward pass
+        return _levels(shapes, device)
 
 
 def reference_points(shapes: Sequence[Shape], device: torch.device | str) -> Tensor:

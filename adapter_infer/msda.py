@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
+from adapter_infer import msda_cuda
 from adapter_infer.geometry import Levels, Shape
 
 CORES = ("fused", "standard", "onnx")
@@ -111,7 +112,15 @@ def multi_scale_deformable_attention(
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> Tensor:
-    """Standard operator; shapes and errors as `msda_reference`, spatial_shapes (L, 2), level_start_index (L,) int64."""
+    """Standard operator; shapes and errors as `msda_reference`, spatial_shapes (L, 2), level_start_index (L,) int64.
+
+    On a GPU `adapter_infer.msda_cuda` runs it, where this installation has the library.
+    """
+    if value.is_cuda:
+        levels, floats = [spatial_shapes, level_start_index], [sampling_locations, attention_weights]
+        output = msda_cuda.run("standard", value, levels, floats)
+        if output is not None:
+            return output
     shapes = _shapes(value, spatial_shapes)
     starts = Levels.of(shapes, "cpu").level_start_index
     if level_start_index.tolist() != starts.tolist():
@@ -188,7 +197,11 @@ multi_scale_deformable_attention.register_autograd(_standard_backward, setup_con
 @torch.library.custom_op("adapter_infer::ms_deform_attn", mutates_args=())
 def ms_deform_attn(value: Tensor, spatial_shapes: Tensor, reference_points: Tensor, samples: Tensor) -> Tensor:
     """Fused operator: value (N, S, M, D), spatial_shapes (L, 2), reference_points (1 or N, Q, 1 or L, 2),
-    samples (N, Q, M, 3*L*P) -> (N, Q, M*D) in value's type."""
+    samples (N, Q, M, 3*L*P) -> (N, Q, M*D) in value's type. On a GPU as the standard operator."""
+    if value.is_cuda:
+        output = msda_cuda.run("fused", value, [spatial_shapes], [reference_points, samples])
+        if output is not None:
+            return output
     return fused_reference(value, _shapes(value, spatial_shapes), reference_points, samples).contiguous()
 
 

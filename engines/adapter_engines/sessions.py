@@ -60,7 +60,7 @@ def open_session(
         if chosen is not None and bodies_suffice:
             try:
                 return _create(path, file, provider, threads, chosen), chosen
-            except UnsupportedModel:  # a library without the node's element type makes the graph invalid
+            except UnsupportedModel:  # the library lacks the node's element type, or cannot run on this GPU
                 return _create(path, file, provider, threads, None), None
         return _create(path, file, provider, threads, chosen), chosen
     if library is None:
@@ -69,17 +69,19 @@ def open_session(
 
 
 def _covering_library(provider: str, ours: set[tuple[str, str]]) -> Path | None:
-    """Our CPU library where the session has work for it, None where it has none or the library was not built.
+    """Our library for `provider` where the session has work for it, None where it has none or it was not built.
 
-    A library is all or nothing for the operators it knows: registered on another provider's session it would make
-    ONNX Runtime refuse the graph instead of using the function body.
+    A library is all or nothing for the operators it knows: one without them for the session's provider would make ONNX
+    Runtime refuse the graph instead of using the function body. Two of ours cannot stand side by side, so the one for
+    CUDA has the operators for the CPU too, and a node that ONNX Runtime leaves there still runs.
     """
-    if provider != "cpu" or not ours & COVERED:
+    if not ours & COVERED:
         return None
     import adapter_plugins
 
+    libraries = {"cpu": adapter_plugins.ORT_CPU, "cuda": adapter_plugins.ORT_CUDA}
     try:
-        return adapter_plugins.library(adapter_plugins.ORT_CPU)
+        return adapter_plugins.library(libraries[provider])
     except EnvironmentMissing:
         return None
 

@@ -10,12 +10,19 @@ from pathlib import Path
 from adapter_infer.errors import EnvironmentMissing
 
 ORT_CPU = "msda_ort_cpu"
+ORT_CUDA = "msda_ort_cuda"
+CUDA = "msda_cuda"
+TENSORRT_MAJORS = (10, 11)
 
 #: Every library there can be, and what it serves.
 LIBRARIES = {
     ORT_CPU: "ONNX Runtime, CPU execution provider",
-    "msda_ort_cuda": "ONNX Runtime, CUDA execution provider",
-    "msda_trt": "TensorRT",
+    ORT_CUDA: "ONNX Runtime, CUDA and CPU execution providers",
+    CUDA: "PyTorch on NVIDIA GPUs, and C programs",
+} | {
+    f"msda_trt{major}{form}": f"TensorRT {major}, {how}"
+    for major in TENSORRT_MAJORS
+    for form, how in {"": "loaded by its plugin registry", "_static": "registers itself when opened"}.items()
 }
 
 
@@ -32,6 +39,17 @@ def library(name: str) -> Path:
         name, "plugins/ was not built (ADAPTER_PLUGINS=none, or no pip install of this checkout yet)"
     )
     raise EnvironmentMissing(f"{path.name} is not part of this installation: {why}")
+
+
+def tensorrt_plugin(major: int, self_registering: bool = False) -> Path:
+    """The plugin library for TensorRT `major`: for `load_library`, or one that registers itself when it is opened.
+
+    Never open both in one process: TensorRT takes a plugin once. Errors: EnvironmentMissing if there is none.
+    """
+    if major not in TENSORRT_MAJORS:
+        known = " and ".join(map(str, TENSORRT_MAJORS))
+        raise EnvironmentMissing(f"there is no plugin for TensorRT {major}; it is written for TensorRT {known}")
+    return library(f"msda_trt{major}{'_static' if self_registering else ''}")
 
 
 def build_info() -> dict[str, str]:
@@ -51,3 +69,24 @@ def instruction_set() -> str:
     if answer.startswith("!"):
         raise EnvironmentMissing(f"ADAPTER_MSDA_ISA: {answer[1:]}")
     return answer
+
+
+def cuda_architectures() -> str:
+    """The GPUs that the CUDA libraries were built for, "80,86,89,90,100,120+ptx"; EnvironmentMissing if there are none.
+
+    Compute capabilities without the dot; "+ptx": the driver compiles the last one for GPUs that came later.
+    """
+    ask = ctypes.CDLL(str(library(CUDA))).msda_cuda_architectures
+    ask.restype = ctypes.c_char_p
+    answer: str = ask().decode()
+    return answer
+
+
+def cuda_unusable() -> str | None:
+    """Why the CUDA libraries cannot run on this process's current GPU, None where they can."""
+    message = ctypes.create_string_buffer(256)
+    try:
+        path = library(CUDA)
+    except EnvironmentMissing as error:
+        return str(error)
+    return message.value.decode() if ctypes.CDLL(str(path)).msda_cuda_usable(message) else None

@@ -26,7 +26,7 @@ struct Dims {
 };
 
 const char* name(msda_type type) {
-  static const char* const names[] = {"fp32", "fp16", "bf16", "int64", "of another type"};
+  static const char* const names[] = {"fp32", "fp16", "bf16", "int64", "int32", "of another type"};
   return names[type <= MSDA_OTHER ? type : MSDA_OTHER];
 }
 
@@ -68,8 +68,8 @@ int check_value(const msda_tensor& value, msda_problem* p, char* message) {
 }
 
 int check_shapes(const msda_tensor& shapes, msda_problem* p, char* message) {
-  if (shapes.type != MSDA_INT64)
-    return refuse(message, "spatial_shapes is %s; it must be int64: cast it", name(shapes.type));
+  if (shapes.type != MSDA_INT64 && shapes.type != MSDA_INT32)
+    return refuse(message, "spatial_shapes is %s; it must be int32 or int64: cast it", name(shapes.type));
   if (check_tensor(shapes, "spatial_shapes", 2, "(L, 2)", message)) return -1;
   if (shapes.dims[1] != 2)
     return refuse(message, "spatial_shapes has shape %s; it must be (L, 2), height before width", Dims(shapes).text);
@@ -146,8 +146,9 @@ int msda_describe_standard(const msda_tensor* value, const msda_tensor* spatial_
                            const msda_tensor* level_start_index, const msda_tensor* locations,
                            const msda_tensor* weights, msda_problem* p, char message[MSDA_MESSAGE_SIZE]) {
   if (check_value(*value, p, message) || check_shapes(*spatial_shapes, p, message)) return -1;
-  if (level_start_index->type != MSDA_INT64)
-    return refuse(message, "level_start_index is %s; it must be int64: cast it", name(level_start_index->type));
+  if (level_start_index->type != spatial_shapes->type)
+    return refuse(message, "level_start_index is %s and spatial_shapes is %s; they must have one type: cast one",
+                  name(level_start_index->type), name(spatial_shapes->type));
   if (check_tensor(*level_start_index, "level_start_index", 1, "(L)", message)) return -1;
   if (level_start_index->dims[0] != p->l)
     return refuse(message, "level_start_index has %" PRId64 " entries for L=%" PRId64 " levels; give one for each",

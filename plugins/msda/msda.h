@@ -21,7 +21,7 @@ enum {
   MSDA_MESSAGE_SIZE = 256
 };
 
-typedef enum { MSDA_FLOAT32, MSDA_FLOAT16, MSDA_BFLOAT16, MSDA_INT64, MSDA_OTHER } msda_type;
+typedef enum { MSDA_FLOAT32, MSDA_FLOAT16, MSDA_BFLOAT16, MSDA_INT64, MSDA_INT32, MSDA_OTHER } msda_type;
 
 /* A dense row-major tensor as a face hands it over. `data` may be NULL while only sizes are checked. */
 typedef struct {
@@ -58,15 +58,16 @@ typedef struct {
 } msda_problem;
 
 /* Checks types, ranks and sizes of the fused op and fills everything of `problem` but `output` and `level`:
- * value (N, S, M, D) T; spatial_shapes (L, 2) int64; reference_points (1|N, Q, 1|L, 2) fp32; samples (N, Q, M, 3*L*P)
- * T or fp32, per head 2*L*P offsets (x first) then L*P logits. T is fp32, fp16 or bf16.
+ * value (N, S, M, D) T; spatial_shapes (L, 2) int32 or int64; reference_points (1|N, Q, 1|L, 2) fp32; samples
+ * (N, Q, M, 3*L*P) T or fp32, per head 2*L*P offsets (x first) then L*P logits. T is fp32, fp16 or bf16.
  * Returns 0, or -1 with one sentence in `message` that names the value, the limit and the way out. Reads no tensor. */
 int msda_describe_fused(const msda_tensor* value, const msda_tensor* spatial_shapes,
                         const msda_tensor* reference_points, const msda_tensor* samples, msda_problem* problem,
                         char message[MSDA_MESSAGE_SIZE]);
 
-/* The same for the standard op: value (N, S, M, D) T; spatial_shapes (L, 2) int64; level_start_index (L) int64;
- * sampling_locations (N, Q, M, L, P, 2) T or fp32, x first, in [0, 1]; attention_weights (N, Q, M, L, P) T. */
+/* The same for the standard op: value (N, S, M, D) T; spatial_shapes (L, 2) and level_start_index (L), both int32 or
+ * both int64; sampling_locations (N, Q, M, L, P, 2) T or fp32, x first, in [0, 1]; attention_weights (N, Q, M, L, P) T.
+ */
 int msda_describe_standard(const msda_tensor* value, const msda_tensor* spatial_shapes,
                            const msda_tensor* level_start_index, const msda_tensor* sampling_locations,
                            const msda_tensor* attention_weights, msda_problem* problem,

@@ -22,7 +22,7 @@ enum : uint32_t { kOrtApiVersion = 17 };
 enum OrtErrorCode : int { kOrtFail = 1, kOrtInvalidArgument = 2 };
 enum OrtElementType : int { kOrtFloat = 1, kOrtInt64 = 7, kOrtFloat16 = 10, kOrtBFloat16 = 16 };
 enum OrtCharacteristic : int { kOrtRequired = 0 };
-enum OrtMemoryType : int { kOrtMemoryDefault = 0 };
+enum OrtMemoryType : int { kOrtMemoryCpuInput = -2, kOrtMemoryDefault = 0 };
 
 struct OrtApi {
   template <int N>
@@ -56,7 +56,9 @@ struct OrtApi {
   void (*ReleaseTensorTypeAndShapeInfo)(Info* info);
   Unused<1> unused_100;
   void (*ReleaseCustomOpDomain)(OrtCustomOpDomain* domain);
-  Unused<166> unused_102;
+  Unused<91> unused_102;
+  OrtStatus* (*KernelContext_GetGPUComputeStream)(const OrtKernelContext* context, void** out);
+  Unused<74> unused_194;
   OrtStatus* (*ShapeInferContext_GetInputTypeShape)(const OrtShapeInferContext* context, size_t index, Info** out);
   Unused<1> unused_269;
   OrtStatus* (*ShapeInferContext_SetOutputTypeShape)(const OrtShapeInferContext* context, size_t index,
@@ -79,6 +81,7 @@ ORT_SLOT(KernelContext_GetInput, 90);
 ORT_SLOT(ReleaseStatus, 93);
 ORT_SLOT(ReleaseTensorTypeAndShapeInfo, 99);
 ORT_SLOT(ReleaseCustomOpDomain, 101);
+ORT_SLOT(KernelContext_GetGPUComputeStream, 193);
 ORT_SLOT(ShapeInferContext_GetInputTypeShape, 268);
 ORT_SLOT(ShapeInferContext_SetOutputTypeShape, 270);
 ORT_SLOT(KernelContext_ParallelFor, 274);

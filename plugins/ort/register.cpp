@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
+#include <vector>
 
 #include "../msda/msda.h"
 #include "msda_op.h"
@@ -13,15 +14,38 @@
 namespace adapter {
 namespace {
 
+// The execution providers of this library. They share one library because ONNX Runtime takes a domain once only: a
+// session on the GPU, some of whose nodes it may leave to the CPU, needs both from here.
+#ifdef MSDA_WITH_CUDA
+const Provider* const kProviders[] = {&kCpu, &kCuda};
+#else
+const Provider* const kProviders[] = {&kCpu};
+#endif
+
+constexpr struct {
+  bool fused;
+  OrtElementType value, samples;
+} kVariants[] = {
+    {true, kOrtFloat, kOrtFloat},       {true, kOrtFloat16, kOrtFloat16}, {true, kOrtFloat16, kOrtFloat},
+    {true, kOrtBFloat16, kOrtBFloat16}, {true, kOrtBFloat16, kOrtFloat},  {false, kOrtFloat, kOrtFloat},
+    {false, kOrtFloat16, kOrtFloat16},  {false, kOrtFloat16, kOrtFloat},  {false, kOrtBFloat16, kOrtBFloat16},
+    {false, kOrtBFloat16, kOrtFloat},
+};
+
+// Built once and never moved: ONNX Runtime keeps pointers to the ops.
+const std::vector<MsdaOp>& ops() {
+  static const std::vector<MsdaOp> all = [] {
+    std::vector<MsdaOp> made;
+    for (const Provider* provider : kProviders)
+      for (const auto& variant : kVariants) made.emplace_back(*provider, variant.fused, variant.value, variant.samples);
+    return made;
+  }();
+  return all;
+}
+
 OrtStatus* make_domain(const OrtApi& api, OrtCustomOpDomain** domain) {
-  static const MsdaOp ops[] = {
-      {true, kOrtFloat, kOrtFloat},       {true, kOrtFloat16, kOrtFloat16}, {true, kOrtFloat16, kOrtFloat},
-      {true, kOrtBFloat16, kOrtBFloat16}, {true, kOrtBFloat16, kOrtFloat},  {false, kOrtFloat, kOrtFloat},
-      {false, kOrtFloat16, kOrtFloat16},  {false, kOrtFloat16, kOrtFloat},  {false, kOrtBFloat16, kOrtBFloat16},
-      {false, kOrtBFloat16, kOrtFloat},
-  };
   ADAPTER_TRY(api.CreateCustomOpDomain("adapter_infer", domain));
-  for (const MsdaOp& op : ops) {
+  for (const MsdaOp& op : ops()) {
     if (OrtStatus* failed = api.CustomOpDomain_Add(*domain, &op)) {
       api.ReleaseCustomOpDomain(*domain);
       *domain = nullptr;

@@ -240,7 +240,7 @@ void check_one(int& refused) {
     for (int64_t& d : dims) d = size();
     return dims;
   };
-  const auto type = [] { return static_cast<msda_type>(random_bits() % 8 ? random_bits() % 3 : random_bits() % 5); };
+  const auto type = [] { return static_cast<msda_type>(random_bits() % 8 ? random_bits() % 3 : random_bits() % 6); };
   const bool fused = random_bits() % 2;
   std::vector<int64_t> dims[] = {malformed(4), malformed(2), malformed(fused ? 4 : 1), malformed(fused ? 4 : 6),
                                  malformed(5)};

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +14,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+import adapter_plugins
 
 ROOT = Path(__file__).resolve().parents[2]
 USE = """
@@ -31,8 +36,9 @@ print(path, adapter_plugins.__file__, y.item())
 """
 
 
-def run(*command: object, cwd: Path) -> str:
-    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, check=False)
+def run(*command: object, cwd: Path, **environment: str) -> str:
+    arguments, variables = [str(part) for part in command], os.environ | environment
+    done = subprocess.run(arguments, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command} failed:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout
 
@@ -51,7 +57,9 @@ def test_the_wheel_carries_the_libraries_and_runs_outside_the_checkout(tmp_path)
     shutil.copytree(ROOT, checkout, ignore=leave)
     for name in ("plugins/adapter_plugins/lib", "build"):
         assert not (checkout / name).exists()
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", dist, cwd=checkout)
+    # CPU only: what is packed does not depend on it, and nvcc would take minutes
+    build = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", dist)
+    run(*build, cwd=checkout, ADAPTER_PLUGINS="cpu")
 
     (wheel,) = dist.glob("*.whl")
     assert wheel.name.split("-", 2)[2] == f"py3-none-{sysconfig.get_platform().replace('-', '_')}.whl"
@@ -79,13 +87,81 @@ def test_the_wheel_carries_the_libraries_and_runs_outside_the_checkout(tmp_path)
     assert "code path" in run(python, "-m", "adapter_plugins", cwd=tmp_path)
 
 
-@pytest.mark.parametrize("wanted", ["cuda", "gpu"])
-def test_what_cannot_be_built_is_refused_by_name(tmp_path, monkeypatch, wanted):
+def configure(folder: Path, wanted: str, path: str) -> subprocess.CompletedProcess[str]:
+    """CMake's first step over plugins/, with `path` as PATH."""
     cmake = shutil.which("cmake") or Path(sys.executable).parent / "cmake"
-    if not Path(cmake).is_file():
-        pytest.skip("needs cmake")
-    command = [str(cmake), "-S", str(ROOT / "plugins"), "-B", str(tmp_path), f"-DADAPTER_PLUGINS={wanted}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    compiler = shutil.which("c++") or shutil.which("g++")
+    if not Path(cmake).is_file() or not compiler:
+        pytest.skip("needs cmake and a C++ compiler")
+    command = [str(cmake), "-S", str(ROOT / "plugins"), "-B", str(folder), f"-DCMAKE_CXX_COMPILER={compiler}"]
+    if ninja := shutil.which("ninja", path=f"{os.environ['PATH']}:{Path(sys.executable).parent}"):
+        command += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+    hidden = ("CUDACXX", "CUDA_PATH", "CUDA_HOME", "CUDAToolkit_ROOT")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden} | {"PATH": path}
+    command.append(f"-DADAPTER_PLUGINS={wanted}")
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_an_unknown_choice_is_refused_by_name(tmp_path):
+    done = configure(tmp_path, "gpu", os.environ["PATH"])
     assert done.returncode != 0
-    assert f"ADAPTER_PLUGINS={wanted}" in done.stderr
-    assert "Use auto" in done.stderr
+    assert "ADAPTER_PLUGINS=gpu is unknown" in done.stderr
+
+
+@pytest.fixture
+def no_nvcc() -> str:
+    """A PATH with compilers and without nvcc."""
+    path = "/usr/bin:/bin"
+    if shutil.which("nvcc", path=path):
+        pytest.skip("nvcc cannot be hidden on this machine: it lies beside the other compilers")
+    return path
+
+
+def test_cuda_without_nvcc_is_refused_with_the_way_out(tmp_path, no_nvcc):
+    done = configure(tmp_path, "cuda", no_nvcc)
+    assert done.returncode != 0
+    said = " ".join(done.stderr.split())
+    assert "ADAPTER_PLUGINS=cuda: " in said
+    assert "nvcc" in said
+    assert "Use auto" in said
+
+
+def test_without_nvcc_every_library_for_gpus_has_its_reason(tmp_path, no_nvcc):
+    done = configure(tmp_path, "auto", no_nvcc)
+    assert done.returncode == 0, done.stderr
+    info = json.loads((tmp_path / "build_info.json").read_text())
+    assert set(info) == set(adapter_plugins.LIBRARIES)
+    assert info.pop("msda_ort_cpu").startswith("built with ")
+    assert all("nvcc" in reason for reason in info.values())
+
+
+def test_cpu_never_looks_for_nvcc(tmp_path):
+    done = configure(tmp_path, "cpu", os.environ["PATH"])
+    assert done.returncode == 0, done.stderr
+    assert "CUDA_COMPILER" not in (tmp_path / "CMakeCache.txt").read_text()
+    info = json.loads((tmp_path / "build_info.json").read_text())
+    assert info["msda_cuda"] == info["msda_trt10"] == "ADAPTER_PLUGINS=cpu leaves it out"
+
+
+def test_settings_of_the_environment_reach_cmake(tmp_path):
+    """A made-up cmake writes down what it is asked."""
+    fake, copy = tmp_path / "bin" / "cmake", tmp_path / "checkout"
+    fake.parent.mkdir()
+    fake.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> {tmp_path}/asked\n')
+    fake.chmod(0o755)
+    (copy / "plugins").mkdir(parents=True)
+    shutil.copy(ROOT / "setup.py", copy)
+    settings = {"ADAPTER_PLUGINS": "cuda", "ADAPTER_CUDA_ARCHITECTURES": "80;90", "ADAPTER_TENSORRT_INCLUDE": "/a:/b"}
+    path = f"{fake.parent}:{os.environ['PATH']}"
+    run(sys.executable, "setup.py", "--quiet", "build_plugins", cwd=copy, PATH=path, **settings)
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert {f"-D{name}={value}" for name, value in settings.items()} <= set(asked)
+
+
+def test_every_source_of_the_native_build_is_packed():
+    """An sdist without one of them builds nowhere."""
+    manifest = (ROOT / "MANIFEST.in").read_text().splitlines()
+    assert "graft plugins" in manifest
+    kinds = {path.suffix for path in (ROOT / "plugins").rglob("*") if path.is_file()} - {".py", ".pyc", ".so", ".json"}
+    listed = set(re.findall(r'"(\.\w+)"', re.search(r"SOURCES = \{.*\}", (ROOT / "setup.py").read_text()).group()))
+    assert kinds <= listed
