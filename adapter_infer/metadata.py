@@ -43,7 +43,10 @@ class Metadata:
 
     `op` is the flavour ("fused", "standard", "tensorrt", "onnx"), `output` is "logits", "labels" or "features",
     `params` counts the model's parameters without auxiliary heads, `msda_nodes` the MSDA nodes in the graph.
-    `parity` holds the largest absolute differences against torch by runtime path, {} where the check was skipped.
+    `precision` is the type of weights and activations, `io_precision` that of float inputs and outputs ("fp32", "fp16",
+    "bf16"); `attention_fp32` says that the softmax of attention stayed in fp32.
+    `parity` holds the largest absolute differences against torch by runtime path, {} where the check was skipped;
+    `tolerance` what they were held to.
     """
 
     model: ModelSpec
@@ -55,7 +58,10 @@ class Metadata:
     version: str
     checkpoint_sha256: str | None = None
     precision: str = "fp32"
+    io_precision: str = "fp32"
+    attention_fp32: bool = False
     parity: dict[str, Any] = field(default_factory=dict)
+    tolerance: dict[str, Any] = field(default_factory=dict)
 
 
 def to_props(metadata: Metadata) -> dict[str, str]:
@@ -92,7 +98,11 @@ def from_props(props: Mapping[str, str]) -> Metadata | None:
             version=props[PREFIX + "version"],
             checkpoint_sha256=props[PREFIX + "checkpoint_sha256"] or None,
             precision=props[PREFIX + "precision"],
+            # Files of the first version have none of these three.
+            io_precision=props.get(PREFIX + "io_precision", "fp32"),
+            attention_fp32=json.loads(props.get(PREFIX + "attention_fp32", "false")),
             parity=json.loads(props[PREFIX + "parity"]),
+            tolerance=json.loads(props.get(PREFIX + "tolerance", "{}")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UnsupportedModel(f"the file's adapter_infer metadata is damaged ({error}); export it again") from error

@@ -60,6 +60,8 @@ def adaptive_average_pool(x: Tensor, bins: int) -> Tensor:
 
     (N, C, H, W) -> (N, C, bins, bins), also where H or W is not a multiple of `bins`, or smaller.
     """
+    if bins == 1:  # a mean; TensorRT-RTX 1.7 cannot build the matrix of a single bin at a dynamic size
+        return x.mean(dim=(2, 3), keepdim=True)
     rows = _pooling_matrix(x.shape[2], bins, x.device).to(x.dtype)
     columns = _pooling_matrix(x.shape[3], bins, x.device).to(x.dtype)
     return rows @ (x @ columns.t())

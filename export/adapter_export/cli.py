@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapter_export import flavours, show
+from adapter_export.precision import PRECISIONS
+from adapter_export.precision import choose as choose_precision
 from adapter_infer import command_line
 from adapter_infer.errors import UsageError
 from adapter_infer.files import check_writable
@@ -60,7 +62,10 @@ def _parser() -> argparse.ArgumentParser:
         help="take uint8 RGB pictures (N, H, W, 3) and normalise in the graph",
     )
     graph.add_argument(
-        "--opset", type=int, metavar="N", help=f"{flavours.FIRST_OPSET} to {flavours.LAST_OPSET} (default: 18)"
+        "--opset",
+        type=int,
+        metavar="N",
+        help=f"{flavours.FIRST_OPSET} to {flavours.LAST_OPSET} (default: 18, 22 for bf16)",
     )
     graph.add_argument(
         "--external-data",
@@ -68,6 +73,15 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         help="weights in a second file (default: above 2 GB)",
     )
+
+    types = parser.add_argument_group("types; nothing is ever written in another type than asked for")
+    types.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="of weights and activations (default: fp32)"
+    )
+    types.add_argument(
+        "--io-precision", choices=PRECISIONS, default="fp32", help="of float inputs and outputs (default: fp32)"
+    )
+    types.add_argument("--attention-fp32", action="store_true", help="keep the softmax of attention in fp32")
 
     other = parser.add_argument_group("other")
     other.add_argument("--inspect", action="store_true", help="say what the checkpoint is, and stop")
@@ -170,7 +184,8 @@ def _load(args: argparse.Namespace) -> tuple[nn.Module, ModelSpec, str | None]:
 
 
 def _export(args: argparse.Namespace) -> None:
-    flavours.choose(args.op, args.opset)  # what needs no model is refused before it is read
+    choose_precision(args.precision, args.io_precision, args.attention_fp32)
+    flavours.choose(args.op, args.opset, args.precision)  # what needs no model is refused before it is read
     start = time.perf_counter()
     model, spec, sha256 = _load(args)
     seconds = time.perf_counter() - start
@@ -188,6 +203,9 @@ def _export(args: argparse.Namespace) -> None:
         embed_preprocess=args.embed_preprocess,
         opset=args.opset,
         external_data=args.external_data,
+        precision=args.precision,
+        io_precision=args.io_precision,
+        attention_fp32=args.attention_fp32,
         check=not args.no_check,
         checkpoint_sha256=sha256,
         seed=args.seed,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,8 +18,23 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from adapter_export import bodies, files, flavours, folding, parity, prepare, schema, sizes, tidy, trace
+from adapter_export import (
+    bodies,
+    files,
+    flavours,
+    folding,
+    parity,
+    prepare,
+    retype,
+    rounding,
+    schema,
+    sizes,
+    tidy,
+    trace,
+)
 from adapter_export.flavours import Flavour
+from adapter_export.precision import Precision
+from adapter_export.precision import choose as choose_precision
 from adapter_export.report import Difference, ExportReport, Parity
 from adapter_infer import __version__
 from adapter_infer.command_line import step
@@ -42,6 +58,9 @@ def export(
     embed_preprocess: bool = False,
     opset: int | None = None,
     external_data: bool | None = None,
+    precision: str = "fp32",
+    io_precision: str = "fp32",
+    attention_fp32: bool = False,
     check: bool = True,
     checkpoint_sha256: str | None = None,
     seed: int = 0,
@@ -50,16 +69,20 @@ def export(
 
     `model` is a Segmentor or a backbone in eval mode and stays as it is. `size` is (height, width) in pixels, default
     the crop of `spec`. `op` is a flavour ("fused", "standard", "tensorrt", "onnx"), `output` "logits", "labels" or
-    "features" (default: logits, or features of a backbone). `check` False skips the parity gate, nothing else.
+    "features" (default: logits, or features of a backbone). `precision` is the type of weights and activations,
+    `io_precision` that of float inputs and outputs ("fp32", "fp16", "bf16"); `attention_fp32` keeps the softmax of
+    attention in fp32. `check` False skips the parity gate, nothing else.
 
     Errors: UsageError for what cannot be asked of this model, ParityError where the file does not compute what the
     model does, AdapterError where tracing or writing fails. After an error no file is left, and a file that stood at
     `path` before is untouched.
     """
     target = Path(path)
-    plan = _plan(model, spec, size, batch, dynamic_size, op, output, embed_preprocess, opset)
+    types = choose_precision(precision, io_precision, attention_fp32)
+    plan = _plan(model, spec, size, batch, dynamic_size, op, output, embed_preprocess, opset, types)
     if external_data is False:
-        files.check_one_file(sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()))
+        width = retype.TYPES[types.arithmetic].itemsize
+        files.check_one_file(sum(parameter.numel() for parameter in model.parameters()) * int(width))
     timer = _Timer()
     with files.staging(target) as place:
         cases: list[parity.Case] = []
@@ -71,11 +94,24 @@ def export(
         with timer.step("fold"):
             folding.fold(graph)
             tidy.tidy(graph)
+            retype.retype(graph, types)
             nodes, msda_nodes = _count(graph, model, plan.flavour)
             if plan.flavour.carries_body and msda_nodes:
                 _attach(graph, plan.flavour, plan.opset)
             params = count_parameters(model)
-            metadata = Metadata(spec, plan.form, op, plan.output, params, msda_nodes, __version__, checkpoint_sha256)
+            metadata = Metadata(
+                spec,
+                plan.form,
+                op,
+                plan.output,
+                params,
+                msda_nodes,
+                __version__,
+                checkpoint_sha256,
+                types.arithmetic,
+                types.io,
+                types.attention_fp32,
+            )
             _describe(graph, metadata, parity_follows=check)
         with timer.step("write"):
             files.save(graph, place, external_data)
@@ -86,7 +122,7 @@ def export(
         if check:
             with timer.step("parity"):
                 result = _parity(place, plan, cases, msda_nodes)
-            files.append_metadata(place.model, _parity_entry(metadata, result))
+            files.append_metadata(place.model, _parity_entries(metadata, result))
         file_bytes = sum(file.stat().st_size for file in (place.model, place.data) if file.exists())
         data_path = target.with_name(place.data.name) if place.data.exists() else None
         place.publish()
@@ -99,6 +135,7 @@ def export(
         op=op,
         opset=plan.opset,
         output=plan.output,
+        precision=types,
         input=plan.form,
         nodes=nodes,
         msda_nodes=msda_nodes,
@@ -119,6 +156,7 @@ class _Plan:
     output: str
     outputs: tuple[str, ...]
     preprocessing: Preprocessing | None
+    precision: Precision
 
     @property
     def size(self) -> sizes.Size | None:
@@ -136,15 +174,17 @@ def _plan(
     output: str | None,
     embed_preprocess: bool,
     opset: int | None,
+    precision: Precision,
 ) -> _Plan:
     if model.training:
         raise UsageError("the model is in training mode, where it computes something else; call model.eval() first")
-    flavour, opset = flavours.choose(op, opset)
+    flavour, opset = flavours.choose(op, opset, precision.arithmetic)
     output = _check_output(spec, output)
     preprocessing = _check_preprocessing(spec, embed_preprocess)
     h, w = sizes.choose(model, spec, size, dynamic_size) or (None, None)
     form = InputForm(_check_batch(batch), h, w, sizes.rule(model).divisor, embed_preprocess)
-    return _Plan(form, flavour, opset, output, FEATURE_NAMES if output == "features" else (output,), preprocessing)
+    outputs = FEATURE_NAMES if output == "features" else (output,)
+    return _Plan(form, flavour, opset, output, outputs, preprocessing, precision)
 
 
 def _check_output(spec: ModelSpec, output: str | None) -> str:
@@ -178,7 +218,7 @@ def _reference(model: nn.Module, plan: _Plan, seed: int) -> list[parity.Case]:
     shapes = parity.shapes(plan.size, plan.form.batch, plan.form.size_divisor)
     # Without a normalisation of the model's own, pictures are brought to the usual range.
     preprocessing = plan.preprocessing or Preprocessing()
-    return parity.reference(model, shapes, plan.output, preprocessing, plan.form.embed_preprocess, seed)
+    return parity.reference(model, shapes, plan.output, preprocessing, plan.form.embed_preprocess, seed, plan.precision)
 
 
 def _trace(model: nn.Module, plan: _Plan) -> ir.Model:
@@ -216,36 +256,52 @@ def _describe(graph: ir.Model, metadata: Metadata, parity_follows: bool) -> None
     graph.graph.name = metadata.model.name or "model"
     props = to_props(metadata)
     if parity_follows:
-        del props[PREFIX + "parity"]
+        for key in _CHECKED:
+            del props[PREFIX + key]
     graph.metadata_props.update(props)
 
 
-def _parity_entry(metadata: Metadata, result: Parity) -> dict[str, str]:
-    key = PREFIX + "parity"
-    return {key: to_props(replace(metadata, parity=result.largest()))[key]}
+_CHECKED = ("parity", "tolerance")
+
+
+def _parity_entries(metadata: Metadata, result: Parity) -> dict[str, str]:
+    props = to_props(replace(metadata, parity=result.largest(), tolerance=result.tolerance()))
+    return {PREFIX + key: props[PREFIX + key] for key in _CHECKED}
 
 
 def _parity(place: files.Staging, plan: _Plan, cases: list[parity.Case], msda_nodes: int) -> Parity:
     """Compares the written file by every path it can take; sessions one after the other, so that memory holds one."""
     differences: list[Difference] = []
     unchecked: dict[str, str] = {}
+    file, kind = place.model, plan.precision.coarsest
+    if kind != "fp32":
+        file = rounding.copy(place)
+    compare = partial(parity.compare, cases=cases, outputs=plan.outputs, optimise=kind == "fp32")
+    custom_ops: Path | None = None
     if not msda_nodes:
-        differences += parity.compare(place.model, "plain", None, cases, plan.outputs)
+        differences += compare(file, "plain", None)
     elif plan.flavour.carries_body:
         custom_ops, missing = parity.library()
         if custom_ops is None:
             unchecked["library"] = missing
         else:
-            differences += parity.compare(place.model, "library", custom_ops, cases, plan.outputs)
-        differences += parity.compare(place.model, "body", None, cases, plan.outputs)
+            differences += compare(file, "library", custom_ops)
+        differences += compare(file, "body", None)
     else:
         # ONNX Runtime has no such operator: a copy of the file with a body for it is compared instead, which checks
         # all but the plugin's own arithmetic.
         assert plan.flavour.operator is not None
-        copy = files.with_functions(place, [bodies.body(plan.flavour.operator, plan.opset)])
-        differences += parity.compare(copy, "stand_in", None, cases, plan.outputs)
-        copy.unlink()
-    result = Parity(tuple(differences), unchecked)
+        stand_in = files.with_functions(file, [bodies.body(plan.flavour.operator, plan.opset)])
+        differences += compare(stand_in, "stand_in", None)
+        stand_in.unlink()
+    if kind == "fp16" and (not msda_nodes or plan.flavour.carries_body):
+        # ONNX Runtime computes what it has no fp16 kernel for in fp32; that flatters the file, but it must run.
+        differences += parity.compare(place.model, "as_written", custom_ops, cases, plan.outputs)
+    elif kind == "bf16":
+        unchecked["as_written"] = "ONNX Runtime's CPU has no arithmetic in bf16"
+    if file != place.model:
+        file.unlink()
+    result = Parity(tuple(differences), unchecked, None if kind == "fp32" else kind)
     parity.judge(result.worst())
     return result
 

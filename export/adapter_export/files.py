@@ -108,10 +108,10 @@ def append_metadata(path: Path, props: Mapping[str, str]) -> None:
     append(path, addition)
 
 
-def with_functions(place: Staging, functions: list[onnx.FunctionProto]) -> Path:
-    """A copy of the staged model with these functions, beside it (the second file serves both)."""
-    copy = place.model.with_name(f"bodies-{place.model.name}")
-    shutil.copyfile(place.model, copy)
+def with_functions(model: Path, functions: list[onnx.FunctionProto]) -> Path:
+    """A copy of a staged model with these functions, beside it (the second file serves both)."""
+    copy = model.with_name(f"bodies-{model.name}")
+    shutil.copyfile(model, copy)
     addition = onnx.ModelProto()
     addition.functions.extend(functions)
     append(copy, addition)

@@ -11,6 +11,7 @@ from adapter_infer.errors import UsageError
 
 FIRST_OPSET, LAST_OPSET = 18, 24  # the exporter writes nothing older than 18
 DEFAULT_OPSET = 18
+FIRST_BF16_OPSET = 22  # the first whose convolutions and poolings take bf16
 LAST_GRID_SAMPLE_16 = 19  # opset 20 renamed GridSample's modes, and runtimes read the new names wrongly
 
 
@@ -41,11 +42,18 @@ FLAVOURS = {
 }
 
 
-def choose(name: str, opset: int | None) -> tuple[Flavour, int]:
+def choose(name: str, opset: int | None, precision: str = "fp32") -> tuple[Flavour, int]:
     """The flavour and its opset. Errors: UsageError on an unknown name or an opset outside its range."""
     if name not in FLAVOURS:
         raise UsageError(f"op flavour {name!r} is unknown; choose one of {', '.join(FLAVOURS)}")
-    flavour, opset = FLAVOURS[name], DEFAULT_OPSET if opset is None else opset
+    first = FIRST_BF16_OPSET if precision == "bf16" else DEFAULT_OPSET
+    flavour, opset = FLAVOURS[name], first if opset is None else opset
+    if precision == "bf16" and min(opset, flavour.last_opset) < FIRST_BF16_OPSET:
+        raise UsageError(
+            f"opset {opset} with op flavour {name} has no bf16 convolutions, they come with opset {FIRST_BF16_OPSET}; "
+            + ("choose op flavour fused" if flavour.last_opset < FIRST_BF16_OPSET else "leave out the opset")
+            + ", or precision fp16"
+        )
     if not FIRST_OPSET <= opset <= flavour.last_opset:
         reason = "; later opsets spell GridSample in a way that runtimes misread" if name == "onnx" else ""
         allowed = f"{FIRST_OPSET} to {flavour.last_opset}"

@@ -6,15 +6,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adapter_export.precision import Precision
 from adapter_infer.metadata import InputForm
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one output of one run is from torch. `path` is "library", "body", "stand_in" or "plain".
+    """How far one output of one run is from torch. `path` is "library", "body", "stand_in", "plain" or "as_written".
 
     `largest` is the largest absolute difference (of labels: by how much the chosen class's logit is below the best),
-    `limit` the tolerance.
+    `limit` the tolerance. `rms` is the root of the mean squared difference, held to `rms_limit` where that is given.
     """
 
     path: str
@@ -22,19 +23,27 @@ class Difference:
     input_shape: tuple[int, ...]
     largest: float
     limit: float
+    rms: float = 0.0
+    rms_limit: float | None = None
 
     @property
     def share(self) -> float:
         """Of the tolerance used up; above 1 fails."""
-        return self.largest / self.limit
+        of_rms = 0.0 if self.rms_limit is None else self.rms / self.rms_limit
+        return max(self.largest / self.limit, of_rms)
 
 
 @dataclass(frozen=True)
 class Parity:
-    """All comparisons, and the runtime paths that could not be tried with the reason."""
+    """All comparisons, and the runtime paths that could not be tried with the reason.
+
+    `rounded` says how a half type was compared: an fp32 stand-in for the file, rounded to that type after each
+    operator; but the path "as_written" is the file itself. None where the file has no half type.
+    """
 
     differences: tuple[Difference, ...] = ()
     unchecked: dict[str, str] = field(default_factory=dict)
+    rounded: str | None = None
 
     def worst(self, path: str | None = None) -> Difference | None:
         """The comparison that used up most of its tolerance, of one path or of all."""
@@ -44,6 +53,14 @@ class Parity:
     def paths(self) -> list[str]:
         """The runtime paths tried, in order."""
         return list(dict.fromkeys(difference.path for difference in self.differences))
+
+    def tolerance(self) -> dict[str, Any]:
+        """What the worst comparison was held to: output, largest difference, and of half types the root mean square."""
+        worst = self.worst()
+        if worst is None:
+            return {}
+        rms = {} if worst.rms_limit is None else {"rms": worst.rms_limit}
+        return {"output": worst.output, "largest": worst.limit} | rms
 
     def largest(self) -> dict[str, float]:
         """The largest difference by runtime path."""
@@ -68,6 +85,7 @@ class ExportReport:
     op: str
     opset: int
     output: str
+    precision: Precision
     input: InputForm
     nodes: int
     msda_nodes: int
@@ -82,5 +100,5 @@ class ExportReport:
         result["path"] = str(self.path)
         result["data_path"] = None if self.data_path is None else str(self.data_path)
         if self.parity is not None:
-            result["parity"]["largest"] = self.parity.largest()
+            result["parity"] |= {"largest": self.parity.largest(), "tolerance": self.parity.tolerance()}
         return result

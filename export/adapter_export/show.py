@@ -12,13 +12,16 @@ from adapter_infer.files import replacing
 from adapter_infer.spec import ModelSpec
 
 if TYPE_CHECKING:
+    from adapter_export.precision import Precision
     from adapter_export.report import ExportReport, Parity
 
+FLOATS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 PATHS = {
     "library": "through the op library",
     "body": "through the function body",
     "stand_in": "through a stand-in for the plugin",
     "plain": "in standard operators",
+    "as_written": "by ONNX Runtime as it computes fp16",
 }
 
 
@@ -34,7 +37,8 @@ def export_report(report: ExportReport, target: Path | None) -> None:
         "file": f"{report.path} ({report.file_bytes / 1e6:.1f} MB)",
         "second file": str(report.data_path) if report.data_path else "",
         "model": report.name,
-        "input": f"image {'uint8 RGB' if shape.embed_preprocess else 'float32'}, "
+        "precision": _precision(report.precision),
+        "input": f"image {'uint8 RGB' if shape.embed_preprocess else FLOATS[report.precision.io]}, "
         f"batch {shape.batch or 'any'}, height {sides[0]}, width {sides[1]}",
         "output": report.output,
         "operators": f"{report.op}, opset {report.opset}: {report.nodes} nodes, {report.msda_nodes} of them MSDA",
@@ -48,6 +52,14 @@ def export_report(report: ExportReport, target: Path | None) -> None:
         _write_json(report.to_dict(), target)
 
 
+def _precision(precision: Precision) -> str:
+    """Empty where all is fp32."""
+    if precision.coarsest == "fp32":
+        return ""
+    attention = ", softmax of attention in fp32" if precision.attention_fp32 else ""
+    return f"{precision.arithmetic}{attention}; float inputs and outputs {precision.io}"
+
+
 def _parity_lines(parity: Parity | None) -> dict[str, str]:
     if parity is None:
         return {"parity": "not checked (--no-check)"}
@@ -56,7 +68,12 @@ def _parity_lines(parity: Parity | None) -> dict[str, str]:
         worst = parity.worst(path)
         assert worst is not None
         allowed = f"{worst.largest:.2e} of {worst.limit:.2e} allowed in {worst.output}"
-        lines[f"parity, {path}"] = f"largest difference {parity.largest()[path]:.2e} {PATHS[path]} ({allowed})"
+        if worst.rms_limit is not None:
+            allowed += f", root mean square {worst.rms:.2e} of {worst.rms_limit:.2e}"
+        way = PATHS[path]
+        if parity.rounded is not None and path != "as_written":
+            way += f", in fp32 rounded to {parity.rounded} after each operator"
+        lines[f"parity, {path}"] = f"largest difference {parity.largest()[path]:.2e} {way} ({allowed})"
     return lines | {f"parity, {path}": f"not checked: {reason}" for path, reason in parity.unchecked.items()}
 
 

@@ -61,9 +61,11 @@ def _backbone(file: Path, name: str, settings: dict[str, Any]) -> tuple[nn.Modul
 
 
 @pytest.fixture(scope="session")
-def exported(load: Loader, tmp_path_factory: pytest.TempPathFactory) -> Exporter:
+def exported(load: Loader, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Exporter:
     """`exported(kind, name, **options)`: the path of that export, made by the first who asks."""
-    root = tmp_path_factory.getbasetemp().parent / "exports"
+    # Workers share their parent's folder; without workers that folder outlives the run, and the code it came from.
+    base = tmp_path_factory.getbasetemp()
+    root = (base if worker_id == "master" else base.parent) / "exports"
     root.mkdir(exist_ok=True)
 
     def exported(kind: str, name: str, **options: Any) -> Path:
