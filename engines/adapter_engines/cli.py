@@ -28,12 +28,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser(PROG, __doc__ or "")
-    parser.add_argument("engine", type=Path, metavar="ENGINE", help="ONNX file that adapter-export wrote")
+    parser.add_argument(
+        "engine", type=Path, metavar="ENGINE", help="ONNX file of adapter-export, or plan of adapter-engine"
+    )
     parser.add_argument(
         "images", type=Path, nargs="+", metavar="IMAGE", help="picture, or folder of pictures (with its sub-folders)"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
-    parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu", help="where to run (default: cpu)")
+    parser.add_argument(
+        "--provider", choices=("cpu", "cuda"), help="where to run an ONNX file (default: cpu); a plan runs on the GPU"
+    )
     parser.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads (default: the cores this process may use)"
     )
@@ -56,6 +60,11 @@ def _parser() -> argparse.ArgumentParser:
         default=True,
         help="write overlays with legends (default: on)",
     )
+    parser.add_argument(
+        "--allow-embedded-code",
+        action="store_true",
+        help="run code that a plan holds (an embedded plugin, a lean runtime); only for plans you trust",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the results and timings as JSON; - for standard output")
     return parser
 
@@ -75,7 +84,12 @@ def _body(argv: Sequence[str] | None) -> int:
     if options.json not in (None, "-") and Path(options.json).is_dir():
         raise UsageError(f"--json {options.json} is a folder; name a file, or - for standard output")
     with command_line.step(f"loading {options.engine.name}"):
-        engine = Engine.load(options.engine, provider=options.provider, threads=options.threads)
+        engine = Engine.load(
+            options.engine,
+            provider=options.provider,
+            threads=options.threads,
+            allow_embedded_code=options.allow_embedded_code,
+        )
     with engine:
         segmenter = Segmenter(
             engine,

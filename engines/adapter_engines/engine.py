@@ -1,30 +1,24 @@
-"""An exported model, ready to run: `with Engine.load("model.onnx") as engine: engine.infer({"image": x})`."""
+"""A model, ready to run: `with Engine.load("model.onnx") as engine: engine.infer({"image": x})`, and plans alike."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from adapter_engines import onnx_file
-from adapter_engines import threads as thread_count
-from adapter_engines.feeds import checked
-from adapter_engines.sessions import Library, open_session
-from adapter_infer import metadata as file_metadata
-from adapter_infer.errors import AdapterError, EnvironmentMissing, UnsupportedModel, UsageError
+from adapter_infer.errors import UsageError
 from adapter_infer.metadata import Metadata
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession, NodeArg
+    from typing_extensions import Self
+
+    from adapter_engines.sessions import Library
 
 PLAN_SUFFIXES = (".plan", ".engine", ".trt")
-DTYPES = {"float": "float32", "double": "float64", "bool": "bool", "string": "object", "float16": "float16"} | {
-    name: name for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-}
+PLAN_PROVIDER = "tensorrt"
 
 
 @dataclass(frozen=True)
@@ -39,87 +33,86 @@ class TensorInfo:
     dtype: str
 
 
-class Engine:
-    """A loaded model. `infer` may be called from several threads at once; `close` frees the session.
+class Engine(ABC):
+    """A loaded model. `infer` may be called from several threads at once; `close` frees what it holds.
 
     `inputs` and `outputs` in the file's order; `metadata` what adapter-export wrote, None for a file of another maker;
-    `provider` "cpu" or "cuda" and `threads` as they are in use; `library` the registered custom-op library, None where
-    function bodies (or a graph without custom operators) run.
+    `provider` "cpu", "cuda" or "tensorrt" as it is in use; `runtime` what runs it, as (name, version); `threads` of
+    the CPU, None for a plan; `library` the custom-op library or plugin in use, None where function bodies (or a graph
+    without custom operators) run; `best_batch` how many images at once are worth while where the file leaves it open.
     """
 
-    def __init__(
-        self,
-        session: InferenceSession,
-        *,
-        path: Path,
-        metadata: Metadata | None,
-        provider: str,
-        threads: int,
-        library: Path | None,
-    ) -> None:
-        self._session: InferenceSession | None = session
-        self.path = path
-        self.metadata = metadata
-        self.provider = provider
-        self.threads = threads
-        self.library = library
-        self.inputs = tuple(_tensor(node) for node in session.get_inputs())
-        self.outputs = tuple(_tensor(node) for node in session.get_outputs())
+    path: Path
+    metadata: Metadata | None
+    provider: str
+    runtime: tuple[str, str]
+    threads: int | None
+    library: Path | None
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    best_batch: int
 
-    @classmethod
+    @staticmethod
     def load(
-        cls, path: str | Path, *, provider: str = "cpu", threads: int | None = None, library: Library = "auto"
+        path: str | Path,
+        *,
+        provider: str | None = None,
+        threads: int | None = None,
+        library: Library = "auto",
+        allow_embedded_code: bool = False,
+        profile: int | None = None,
+        contexts: int | None = None,
+        cuda_graph: bool = False,
     ) -> Engine:
-        """The model in the ONNX file at `path`.
+        """The model in the ONNX file, or the TensorRT plan (*.plan, *.engine, *.trt), at `path`.
 
-        `provider` is "cpu" or "cuda", never replaced by another. `threads` counts the threads one operator may use;
-        None takes the physical cores this process may run on. `library` "auto" registers this project's custom-op
-        library where it covers the session, None runs function bodies, a path registers that library.
+        Of an ONNX file: `provider` is "cpu" (None takes it) or "cuda", never replaced by another. `threads` counts the
+        threads one operator may use; None takes the physical cores this process may run on. `library` "auto" registers
+        this project's custom-op library where it covers the session, None runs function bodies, a path registers that
+        library.
 
-        Errors: UsageError on a wrong argument or a missing file, UnsupportedModel on a file that is no usable ONNX
-        model, EnvironmentMissing if provider, library or operator cannot be had here, or the file is a TensorRT plan.
+        Of a plan: code in it (an embedded plugin, a lean runtime) is only run with `allow_embedded_code`. `profile` is
+        the optimization profile for all runs; None takes the one that fits each best. `contexts` is how many threads
+        can run at once (4), each with its own memory on the GPU; `cuda_graph` launches repeated runs as CUDA graphs.
+
+        Errors: UsageError on a wrong argument, one that the file has no use for, a missing file, or a plan that its
+        sidecar refuses; UnsupportedModel on a file that is no usable model; EnvironmentMissing if provider, library,
+        operator, TensorRT or GPU cannot be had here.
         """
         path = Path(path)
         if path.suffix.lower() in PLAN_SUFFIXES:
-            raise EnvironmentMissing(
-                f"{path} is a TensorRT plan by its name, and this version does not support TensorRT plans; "
-                "give the ONNX file it was built from"
-            )
-        count = thread_count.chosen(threads)
-        file = onnx_file.read(path)
-        metadata = file_metadata.from_props(file.props)
-        if metadata is not None and metadata.op == "tensorrt":
-            raise UnsupportedModel(
-                f"{path} was exported with --op tensorrt, whose operator only TensorRT has; export it with --op fused"
-            )
-        _check_external(path, file.external)
-        session, registered = open_session(path, file, provider, count, library)
-        return cls(session, path=path, metadata=metadata, provider=provider, threads=count, library=registered)
+            from adapter_engines.plan_engine import PlanEngine
 
-    def infer(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            other = provider not in (None, PLAN_PROVIDER)
+            _no_use(path, "a TensorRT plan", provider=other, threads=threads is not None, library=library != "auto")
+            return PlanEngine.open(
+                path,
+                allow_embedded_code=allow_embedded_code,
+                profile=profile,
+                contexts=contexts,
+                cuda_graph=cuda_graph,
+            )
+        from adapter_engines.ort_engine import OrtEngine
+
+        _no_use(path, "an ONNX file", profile=profile is not None, contexts=contexts is not None, cuda_graph=cuda_graph)
+        _no_use(path, "an ONNX file", allow_embedded_code=allow_embedded_code)
+        return OrtEngine.open(path, provider=provider or "cpu", threads=threads, library=library)
+
+    @abstractmethod
+    def infer(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """All outputs by name, for one array per input, of exactly the input's element type and a shape it allows.
 
-        Nothing is cast, padded or resized; arrays that are not contiguous are copied.
+        numpy arrays in, numpy arrays out. Nothing is cast, padded or resized; arrays that are not contiguous are
+        copied. A plan also takes arrays on its GPU (`__dlpack__` or `__cuda_array_interface__`: torch, cupy, pycuda),
+        binds them as they are, and then returns DeviceArrays, computed. bfloat16 in numpy is ml_dtypes.bfloat16.
         Errors: UsageError on feeds the model cannot take or after `close`, AdapterError if the run fails.
         """
-        session = self._session
-        if session is None:
-            raise UsageError(f"the engine of {self.path} is closed; load it again")
-        arrays = checked(feeds, self.inputs, self.metadata)
-        names = [output.name for output in self.outputs]
-        try:
-            results: list[Any] = session.run(names, arrays)
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
-            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
-            text = " ".join(str(error).split())
-            raise AdapterError(f"ONNX Runtime failed to run {self.path} on {shapes}: {text[:500]}") from error
-        return dict(zip(names, results, strict=True))
 
+    @abstractmethod
     def close(self) -> None:
-        """Frees the session, once runs under way in other threads have ended. Further calls do nothing."""
-        self._session = None
+        """Frees what it holds, once runs under way in other threads have ended. Further calls do nothing."""
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -131,27 +124,8 @@ class Engine:
         return f"Engine({str(self.path)!r}, provider={self.provider!r}, threads={self.threads}, library={self.library})"
 
 
-def _check_external(path: Path, external: Mapping[str, int]) -> None:
-    """Errors: UsageError if a file with weights is not beside the model, or is too short."""
-    for name, needed in sorted(external.items()):
-        weights = path.parent / name
-        if not weights.is_file():
-            raise UsageError(f"{path} keeps its weights in {weights}, which is not there; put the two side by side")
-        if weights.stat().st_size < needed:
-            raise UsageError(
-                f"{weights} has {weights.stat().st_size} bytes, but {path.name} needs {needed} of it; copy it again"
-            )
-
-
-def _tensor(node: NodeArg) -> TensorInfo:
-    kind, _, element = node.type.partition("(")
-    if kind != "tensor":
-        raise UnsupportedModel(
-            f"{node.name} is a {node.type}; only models whose inputs and outputs are tensors can be run"
-        )
-    element = element.rstrip(")")
-    return TensorInfo(
-        name=node.name,
-        shape=tuple("?" if size is None else size for size in node.shape),
-        dtype=DTYPES.get(element, element),
-    )
+def _no_use(path: Path, what: str, **given: bool) -> None:
+    """Errors: UsageError if an argument was given that such a file has no use for."""
+    for name, is_given in given.items():
+        if is_given:
+            raise UsageError(f"{path} is {what}, which {name} does not apply to; leave {name} out")

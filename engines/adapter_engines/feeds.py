@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,13 +13,21 @@ from adapter_infer.metadata import Metadata
 if TYPE_CHECKING:
     from adapter_engines.engine import TensorInfo
 
+BFLOAT16 = "bfloat16"
 IMAGE = "image"  # the input of every file adapter-export writes
 
 
 def checked(
-    feeds: Mapping[str, np.ndarray], inputs: Sequence[TensorInfo], metadata: Metadata | None
-) -> dict[str, np.ndarray]:
-    """`feeds` as contiguous arrays, in the order of `inputs`. Errors: UsageError."""
+    feeds: Mapping[str, Any],
+    inputs: Sequence[TensorInfo],
+    metadata: Metadata | None,
+    adopt: Callable[[str, Any], Any] | None = None,
+) -> dict[str, Any]:
+    """`feeds` as contiguous arrays, in the order of `inputs`. Errors: UsageError.
+
+    `adopt(name, array)`, where a runtime takes more than numpy arrays, turns what it knows into something with `shape`,
+    `ndim` and the name of its `dtype`, and gives the rest back as it is.
+    """
     if not isinstance(feeds, Mapping):
         raise UsageError(f"feeds is a {type(feeds).__name__}; give a mapping of input names to arrays")
     wanted = [tensor.name for tensor in inputs]
@@ -29,19 +37,37 @@ def checked(
         found = ", ".join(str(name) for name in feeds) or "nothing"
         raise UsageError(f"the model's inputs are {', '.join(wanted)}, but {found} was fed")
     symbols: dict[str, tuple[int, str]] = {}
+    result = {}
     for tensor in inputs:
-        _check_type(tensor, feeds[tensor.name])
-        _check_shape(tensor, feeds[tensor.name], symbols)
+        array = feeds[tensor.name] if adopt is None else adopt(tensor.name, feeds[tensor.name])
+        adopted = array is not feeds[tensor.name]
+        _check_type(tensor, array, adopted=adopted, bfloat16=adopt is not None)
+        _check_shape(tensor, array, symbols)
         if tensor.name == IMAGE and metadata is not None:
-            _check_multiple(feeds[tensor.name], metadata)
-    return {name: np.ascontiguousarray(feeds[name]) for name in wanted}
+            _check_multiple(array, metadata)
+        result[tensor.name] = array if adopted else np.ascontiguousarray(array)
+    return result
 
 
-def _check_type(tensor: TensorInfo, array: np.ndarray) -> None:
+def _check_type(tensor: TensorInfo, array: Any, *, adopted: bool, bfloat16: bool) -> None:
+    """`bfloat16` says whether the runtime takes arrays of ml_dtypes.bfloat16, which numpy itself has not."""
+    if adopted:
+        if array.dtype != tensor.dtype:
+            raise UsageError(f"{tensor.name} is {array.dtype}, but the model takes {tensor.dtype}; convert it first")
+        return
     if not isinstance(array, np.ndarray):
         raise UsageError(f"{tensor.name} is a {type(array).__name__}; give a numpy array of {tensor.dtype}")
+    if tensor.dtype == BFLOAT16 and bfloat16:
+        if array.dtype.name != BFLOAT16:
+            raise UsageError(
+                f"{tensor.name} is {array.dtype.name}, but the model takes bfloat16; convert it with "
+                ".astype(ml_dtypes.bfloat16)"
+            )
+        return
     try:
         wanted = np.dtype(tensor.dtype)
+        if tensor.dtype == BFLOAT16:  # known to numpy once ml_dtypes was imported, but not to this runtime
+            raise TypeError(BFLOAT16)
     except TypeError as error:
         raise UsageError(
             f"{tensor.name} is {tensor.dtype}, which numpy arrays cannot hold; export the model with a float32 input"
@@ -53,7 +79,7 @@ def _check_type(tensor: TensorInfo, array: np.ndarray) -> None:
         )
 
 
-def _check_shape(tensor: TensorInfo, array: np.ndarray, symbols: dict[str, tuple[int, str]]) -> None:
+def _check_shape(tensor: TensorInfo, array: Any, symbols: dict[str, tuple[int, str]]) -> None:
     """`symbols` collects the size each named dimension was seen with, and in which input."""
     expected = "(" + ", ".join(str(size) for size in tensor.shape) + ")"
     if array.ndim != len(tensor.shape):
@@ -73,7 +99,7 @@ def _check_shape(tensor: TensorInfo, array: np.ndarray, symbols: dict[str, tuple
                 raise UsageError(f"{allowed} is {known} in {owner} but {size} in {tensor.name}; they must be the same")
 
 
-def _check_multiple(image: np.ndarray, metadata: Metadata) -> None:
+def _check_multiple(image: Any, metadata: Metadata) -> None:
     """A dynamic size that is no multiple of the coarsest stride would give wrong results deep inside the graph."""
     divisor = metadata.input.size_divisor
     height, width = image.shape[1:3] if metadata.input.embed_preprocess else image.shape[2:4]

@@ -17,8 +17,6 @@ TOP_CLASSES = 3
 
 def document(outcomes: Sequence[Outcome], segmenter: Segmenter, *, draw: bool) -> dict[str, Any]:
     """Everything that was found, with the circumstances. Sizes are [height, width] in pixels, times in milliseconds."""
-    import onnxruntime
-
     engine, metadata = segmenter.engine, segmenter.metadata
     names = segmenter.class_names
     return {
@@ -29,7 +27,7 @@ def document(outcomes: Sequence[Outcome], segmenter: Segmenter, *, draw: bool) -
             "precision": metadata.precision,
             "output": metadata.output,
         },
-        "runtime": {"name": "onnxruntime", "version": onnxruntime.__version__},
+        "runtime": dict(zip(("name", "version"), engine.runtime, strict=True)),
         "provider": engine.provider,
         "threads": engine.threads,
         "library": None if engine.library is None else str(engine.library),
@@ -71,9 +69,10 @@ def table(outcomes: Sequence[Outcome], segmenter: Segmenter) -> Table:
     nearest = (
         "; label maps resized to the pictures by nearest neighbour" if segmenter.metadata.output == "labels" else ""
     )
-    threads = f"{engine.threads} thread{'s' if engine.threads > 1 else ''}"
+    count = engine.threads
+    threads = "" if count is None else f", {count} thread{'s' if count > 1 else ''}"
     result = Table(
-        title=Text(f"{engine.path.name}: {segmenter.mode}{windows}, {engine.provider}, {threads}{library}"),
+        title=Text(f"{engine.path.name}: {segmenter.mode}{windows}, {engine.provider}{threads}{library}"),
         caption=f"sizes as height x width, times in milliseconds{nearest}",
         title_justify="left",
         caption_justify="left",

@@ -21,7 +21,7 @@ from adapter_infer.sliding import starts
 from adapter_infer.spec import Preprocessing
 
 MODES = ("auto", "whole", "slide")
-DEFAULT_BATCH = {"cpu": 1, "cuda": 4}  # windows at once where the file leaves it open; one already fills a CPU's cores
+FLOATS = ("float32", "float16", "bfloat16")  # of the network's input
 
 Size = tuple[int, int]  # (height, width)
 
@@ -145,8 +145,9 @@ class Segmenter:
             images = np.concatenate([images, np.repeat(images[-1:], self.fixed_batch - count, axis=0)])
         if self.embedded:
             images = images.transpose(0, 2, 3, 1)
-        outputs = self.engine.infer({IMAGE: images})
-        return outputs[self.engine.outputs[0].name][:count]
+        output = self.engine.infer({IMAGE: _as_type(images, self.engine.inputs[0].dtype)})
+        result = output[self.engine.outputs[0].name][:count]
+        return result if self.metadata.output == "labels" else result.astype(np.float32, copy=False)
 
     def _bands(self, run: Run, image: np.ndarray) -> Bands:
         if self.crop is None or self.stride is None:
@@ -171,7 +172,7 @@ class Segmenter:
         if asked is not None and asked < 1:
             raise UsageError(f"batch is {asked}; give at least 1")
         if self.fixed_batch is None:
-            return asked or DEFAULT_BATCH[self.engine.provider]
+            return asked or self.engine.best_batch
         if asked not in (None, self.fixed_batch):
             raise UsageError(
                 f"batch {asked} was asked, but {self.engine.path} was exported for batch {self.fixed_batch}; leave the "
@@ -261,11 +262,12 @@ def _input_form(engine: Engine, metadata: Metadata) -> tuple[int | None, Size | 
     """(batch, (height, width), embedded) of the graph itself, None where dynamic. Errors: UnsupportedModel."""
     embedded = metadata.input.embed_preprocess
     tensor = engine.inputs[0]
-    dtype, height, width, channels = ("uint8", 1, 2, 3) if embedded else ("float32", 2, 3, 1)
+    dtypes, height, width, channels = (("uint8",), 1, 2, 3) if embedded else (FLOATS, 2, 3, 1)
     if (
         len(engine.inputs) != 1
         or len(engine.outputs) != 1
-        or (tensor.name, tensor.dtype, len(tensor.shape)) != (IMAGE, dtype, 4)
+        or (tensor.name, len(tensor.shape)) != (IMAGE, 4)
+        or tensor.dtype not in dtypes
         or tensor.shape[channels] != 3
         or isinstance(tensor.shape[height], int) != isinstance(tensor.shape[width], int)
     ):
@@ -276,6 +278,15 @@ def _input_form(engine: Engine, metadata: Metadata) -> tuple[int | None, Size | 
     batch, rows, columns = (tensor.shape[axis] for axis in (0, height, width))
     size = (rows, columns) if isinstance(rows, int) and isinstance(columns, int) else None
     return batch if isinstance(batch, int) else None, size, embedded
+
+
+def _as_type(images: np.ndarray, dtype: str) -> np.ndarray:
+    """`images` in the element type that a model exported with --io-precision takes."""
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        return images.astype(ml_dtypes.bfloat16)
+    return images.astype(dtype, copy=False)
 
 
 def _text(size: Size) -> str:

@@ -243,8 +243,6 @@ def test_weights_in_a_file_beside_the_model_are_found_and_missed(tmp_path):
         ("page.onnx", b"<!DOCTYPE html><html>404</html>", UnsupportedModel, "is not an ONNX file"),
         ("lfs.onnx", b"version https://git-lfs.github.com/spec/v1\noid sha256:00", UnsupportedModel, "Git LFS pointer"),
         ("zero.onnx", bytes(1000), UnsupportedModel, "is not an ONNX file"),
-        ("m.plan", b"ftrt", EnvironmentMissing, "does not support TensorRT plans"),
-        ("m.engine", None, EnvironmentMissing, "does not support TensorRT plans"),
     ],
 )
 def test_a_file_that_is_no_model_is_refused_in_one_sentence(tmp_path, name, content, kind, message):
