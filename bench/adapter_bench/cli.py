@@ -30,7 +30,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     model = parser.add_argument_group("what is measured")
     model.add_argument(
-        "--engine", type=Path, metavar="FILE", help="an exported .onnx, or a checkpoint for PyTorch eager"
+        "--engine",
+        type=Path,
+        metavar="FILE",
+        help="an exported .onnx, a TensorRT .plan, or a checkpoint for PyTorch eager",
     )
     model.add_argument(
         "--preset",
@@ -43,8 +46,13 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--flops", action="store_true", help="multiply-adds, MSDA included; and the paper's")
     what.add_argument("--memory", action="store_true", help="peak memory of a process that does nothing else")
     what.add_argument(
-        "--baseline", action="store_true", help="the plain ViT too, in turns with the model, and the ratio"
+        "--baseline",
+        nargs="?",
+        const=True,
+        metavar="FILE.plan",
+        help="the plain ViT too, in turns with the model, and the ratio; with a plan: the plan to compare with",
     )
+    what.add_argument("--profile", action="store_true", help="of a plan: the time of every layer as well")
     how = parser.add_argument_group("how")
     how.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels (default: the model's crop)")
     how.add_argument("--batch", type=int, nargs="+", metavar="N", help="images per run, one or several (default: 1)")
@@ -61,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where exported baselines are kept (default: adapter-infer/baselines in the user's cache)",
     )
+    plan = parser.add_argument_group("TensorRT plans")
+    plan.add_argument(
+        "--cuda-graph", choices=("on", "off"), help="how the main figures are taken; the other follows (default: on)"
+    )
+    plan.add_argument("--onnx", type=Path, metavar="FILE", help="what the plan was built from, to count multiply-adds")
+    plan.add_argument("--allow-embedded-code", action="store_true", help="run code that the plan carries (a plugin)")
     out = parser.add_argument_group("output")
     out.add_argument(
         "--json", metavar="FILE", help="the report with every sample; - for standard output, then alone there"
@@ -137,6 +151,13 @@ def _subject(args: argparse.Namespace, plan: Plan) -> Subject:
     """Errors: UsageError where it is not clear what to measure, and those of opening it."""
     if args.engine is None and args.preset is None:
         raise UsageError("nothing to measure; give --engine FILE (.onnx or a checkpoint) or --preset NAME")
+    from adapter_engines.engine import PLAN_SUFFIXES
+
+    if args.engine is not None and args.engine.suffix.lower() in PLAN_SUFFIXES:
+        return _plan_subject(args)
+    _refuse(args, "is for TensorRT plans", "cuda_graph", "onnx", "allow_embedded_code", "profile")
+    if isinstance(args.baseline, str):
+        raise UsageError(f"--baseline {args.baseline}: a file to compare with is for TensorRT plans; leave it out")
     if args.engine is not None and args.engine.suffix.lower() not in CHECKPOINTS:
         for option, value in (("--preset", args.preset), ("--config", args.config)):
             if value is not None:
@@ -158,6 +179,30 @@ def _subject(args: argparse.Namespace, plan: Plan) -> Subject:
     source = {"checkpoint": args.engine, "config": args.config, "preset": args.preset}
     with command_line.step("building the model"):
         return TorchSubject({k: str(v) for k, v in source.items() if v is not None}, plan.threads)
+
+
+def _plan_subject(args: argparse.Namespace) -> Subject:
+    """Errors: UsageError on what does not apply to a plan, and those of opening it."""
+    _refuse(args, "does not apply to a TensorRT plan", "preset", "config", "provider", "threads", "cache")
+    if args.profile and not (args.fps or args.baseline) and (args.flops or args.memory):
+        raise UsageError("--profile belongs to the measurement of speed; add --fps, or leave it out")
+    from adapter_bench.plan_subject import PlanSubject
+
+    with command_line.step(f"loading {args.engine}"):
+        return PlanSubject(
+            str(args.engine),
+            cuda_graph=args.cuda_graph != "off",
+            allow_embedded_code=args.allow_embedded_code,
+            onnx=None if args.onnx is None else str(args.onnx),
+            baseline_plan=args.baseline if isinstance(args.baseline, str) else None,
+            profile=args.profile,
+        )
+
+
+def _refuse(args: argparse.Namespace, why: str, *names: str) -> None:
+    for name in names:
+        if getattr(args, name) not in (None, False):
+            raise UsageError(f"--{name.replace('_', '-')} {why}; leave it out")
 
 
 def _json_path(args: argparse.Namespace) -> Path | None:

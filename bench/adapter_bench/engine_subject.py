@@ -10,7 +10,8 @@ from typing import Any
 
 import onnx
 
-from adapter_bench import bare, files, machine, macs_onnx, weights
+from adapter_bench import bare, files, machine, macs_onnx, memory, weights
+from adapter_bench.measure import Rules
 from adapter_bench.shapes import msda_kind
 from adapter_bench.subject import Count, Prepare, Size
 from adapter_engines import Engine, onnx_file
@@ -111,7 +112,14 @@ class EngineSubject:
             "remarks": remarks,
         }
 
+    def details(self, batch: int, size: Size, rules: Rules) -> dict[str, Any]:
+        return {}
+
+    def peak_memory(self, batch: int, size: Size) -> dict[str, Any]:
+        return memory.measure(self.alone(batch, size))
+
     def alone(self, batch: int, size: Size) -> dict[str, Any]:
+        """JSON data with which `bare.load` opens the model, ready to run, in a process of its own."""
         return {
             "kind": "engine",
             "path": str(self.path),

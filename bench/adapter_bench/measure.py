@@ -5,11 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from adapter_bench.summary import Summary
 from adapter_infer.errors import UsageError
 
 Clock = Callable[[], float]
+
+
+class OnDevice(NamedTuple):
+    """What a run on a GPU tells of itself, in milliseconds: the GPU's time by its own clock, from the first to the last
+    of the work, and the host's time to hand the work over."""
+
+    gpu_ms: float
+    enqueue_ms: float
 
 
 @dataclass(frozen=True)
@@ -62,12 +71,14 @@ class Trial:
     """What was measured of one subject. Times in seconds; `images` per run.
 
     `blocks` holds the run times of each turn, `walls` the wall time of each turn, first run to end of the last.
+    `on_device` holds what the measured runs returned of that kind: one entry for each, or none.
     """
 
     images: int
     warmup_runs: int = 0
     blocks: list[list[float]] = field(default_factory=list)
     walls: list[float] = field(default_factory=list)
+    on_device: list[OnDevice] = field(default_factory=list)
 
     @property
     def samples(self) -> list[float]:
@@ -149,8 +160,10 @@ def _block(trial: Trial, run: Callable[[], object], rules: Rules, clock: Clock) 
     begin = end = clock()
     while len(block) < RUNS_PER_BLOCK or end - begin < rules.duration / BLOCKS:
         before = clock()
-        run()
+        told = run()
         end = clock()
         block.append(end - before)
+        if isinstance(told, OnDevice):
+            trial.on_device.append(told)
     trial.blocks.append(block)
     trial.walls.append(end - begin)

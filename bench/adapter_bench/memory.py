@@ -18,7 +18,7 @@ _CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 def measure(alone: dict[str, Any]) -> dict[str, Any]:
-    """Memory of a model (what `Subject.alone` gives), measured in a process of its own. Bytes.
+    """Memory of a model (what the subjects' `alone` gives), measured in a process of its own. Bytes.
 
     `peak_bytes`: highest resident set from the start of the process to the end of the last run; `load_peak_bytes` and
     `run_peak_bytes` its two parts. `runtime_bytes`: resident before loading (interpreter and runtime libraries).

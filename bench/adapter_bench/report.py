@@ -11,6 +11,7 @@ from typing import Any
 from adapter_bench import machine
 from adapter_bench.measure import Ratio, Rules, Trial
 from adapter_bench.subject import Count, Size
+from adapter_bench.summary import STEADY_CV, Summary
 from adapter_infer import __version__
 
 SCHEMA = 1
@@ -51,12 +52,14 @@ def result(
     """
     told = [*remarks, *facts.get("remarks", ())]
     told += [] if trial is None else trial.summary().remarks()
+    told += [] if trial is None else _unsteady_device(trial)
     told += [] if count is None else count.remarks
     measured = {
         "batch": batch,
         "height": size[0],
         "width": size[1],
         "latency_ms": None if trial is None else latency(trial),
+        **_on_device(trial),
         "fps": None if trial is None else trial.fps,
         "macs": None if count is None else _each(count.macs, batch),
         "flops": None if count is None else 2 * _each(count.macs, batch),
@@ -80,7 +83,16 @@ def with_baseline(model: Data, baseline: Data | None, ratio: Ratio | None) -> Da
 
 def latency(trial: Trial) -> Data:
     """Figures and raw samples in milliseconds, in the order in which they were taken."""
-    summary = trial.summary()
+    samples = [1e3 * sample for sample in trial.samples]
+    return figures(samples) | {
+        "runs_per_turn": [len(block) for block in trial.blocks],
+        "warmup_runs": trial.warmup_runs,
+    }
+
+
+def figures(samples: Sequence[float]) -> Data:
+    """What `Summary` has of samples, and they themselves."""
+    summary = Summary.of(samples)
     return {
         "median": summary.median,
         "mean": summary.mean,
@@ -90,10 +102,28 @@ def latency(trial: Trial) -> Data:
         "std": summary.std,
         "variation": summary.variation,
         "count": summary.count,
-        "samples": [1e3 * sample for sample in trial.samples],
-        "runs_per_turn": [len(block) for block in trial.blocks],
-        "warmup_runs": trial.warmup_runs,
+        "samples": list(samples),
     }
+
+
+def _on_device(trial: Trial | None) -> Data:
+    """Of runs on a GPU whose events were read: the GPU's time of a run, and the host's to enqueue it."""
+    if trial is None or not trial.on_device:
+        return {"gpu_ms": None, "enqueue_ms": None}
+    return {
+        "gpu_ms": figures([run.gpu_ms for run in trial.on_device]),
+        "enqueue_ms": figures([run.enqueue_ms for run in trial.on_device]),
+    }
+
+
+def _unsteady_device(trial: Trial) -> list[str]:
+    """A remark where the GPU's own times vary too much; on percentiles the latency's remarks say enough."""
+    if not trial.on_device:
+        return []
+    variation = Summary.of([run.gpu_ms for run in trial.on_device]).variation
+    if variation is None or variation <= STEADY_CV:
+        return []
+    return [f"coefficient of variation of the GPU's own time {variation:.1%} is above {STEADY_CV:.1%}"]
 
 
 def busy(before: Data) -> list[str]:

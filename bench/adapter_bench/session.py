@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapter_bench import memory, report
+from adapter_bench import report
 from adapter_bench.measure import Ratio, Rules, Trial, measure
 from adapter_bench.subject import Count, Prepare, Size, Subject
 from adapter_infer.command_line import step
@@ -51,7 +51,7 @@ def run(subject: Subject, plan: Plan, remarks: list[str]) -> list[report.Data]:
             subjects.append(baseline)
             prepared.append(loaded.enter_context(baseline.open()))
         counts = {batch: [_count(one, batch, size, plan, remarks) for one in subjects] for batch in batches}
-        trials = _time(subjects, prepared, size, batches, plan)
+        trials, details = _time(subjects, prepared, size, batches, plan)
     peaks = {batch: [_memory(one, batch, size, plan, remarks) for one in subjects] for batch in batches}
     facts = [one.facts() for one in subjects]
     told = list(dict.fromkeys(remarks))
@@ -59,6 +59,7 @@ def run(subject: Subject, plan: Plan, remarks: list[str]) -> list[report.Data]:
     for batch in batches:
         columns = zip(facts, trials[batch], counts[batch], peaks[batch], strict=True)
         found = [report.result(known, batch, size, trial, count, peak, told) for known, trial, count, peak in columns]
+        found = [result | more for result, more in zip(found, details[batch], strict=True)]
         pair = [trial for trial in trials[batch] if trial is not None]
         ratio = Ratio.of(*pair) if len(pair) == 2 else None
         results.append(report.with_baseline(found[0], found[1] if len(found) == 2 else None, ratio))
@@ -93,16 +94,19 @@ def _count(subject: Subject, batch: int, size: Size, plan: Plan, remarks: list[s
 
 def _time(
     subjects: list[Subject], prepared: list[Prepare], size: Size, batches: list[int], plan: Plan
-) -> dict[int, list[Trial | None]]:
-    """Trials per batch, in the order of `subjects`. No progress is drawn meanwhile: drawing takes time from a core."""
+) -> tuple[dict[int, list[Trial | None]], dict[int, list[dict[str, Any]]]]:
+    """Trials per batch in the order of `subjects`, and what else the first one measures. No progress is drawn
+    meanwhile: drawing takes time from a core."""
     trials: dict[int, list[Trial | None]] = {batch: [None] * len(subjects) for batch in batches}
+    details: dict[int, list[dict[str, Any]]] = {batch: [{} for _ in subjects] for batch in batches}
     for batch in batches if plan.timed else ():
         if sys.stderr.isatty():
             names = " and ".join(one.name for one in subjects)
             print(f"measuring {names}, batch {batch}: {plan.rules.describe()}", file=sys.stderr)
         runs = {str(i): (batch, prepare(batch, size)) for i, prepare in enumerate(prepared)}
         trials[batch] = list(measure(runs, plan.rules).values())
-    return trials
+        details[batch][0] = subjects[0].details(batch, size, plan.rules)
+    return trials, details
 
 
 def _memory(subject: Subject, batch: int, size: Size, plan: Plan, remarks: list[str]) -> dict[str, Any] | None:
@@ -110,7 +114,7 @@ def _memory(subject: Subject, batch: int, size: Size, plan: Plan, remarks: list[
         return None
     try:
         with step(f"measuring the memory of {subject.name}, batch {batch}"):
-            return memory.measure(subject.alone(batch, size))
+            return subject.peak_memory(batch, size)
     except EnvironmentMissing as error:
         if "memory" not in plan.implied:
             raise

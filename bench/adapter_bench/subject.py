@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from adapter_bench.measure import Rules
 from adapter_infer.spec import ModelSpec
 
 Size = tuple[int, int]  # height, width in pixels
@@ -47,8 +48,11 @@ class Subject(Protocol):
     def facts(self) -> dict[str, Any]:
         """What does not depend on batch and size, as JSON data: engine, runtime, device, threads, precision, params."""
 
-    def alone(self, batch: int, size: Size) -> dict[str, Any]:
-        """JSON data with which `bare.load` opens the model, ready to run, in a process of its own."""
+    def details(self, batch: int, size: Size, rules: Rules) -> dict[str, Any]:
+        """What else there is to measure while the model is open, as JSON data that joins the result; {} for most."""
+
+    def peak_memory(self, batch: int, size: Size) -> dict[str, Any]:
+        """Bytes by what they are for, measured in a process of its own. Errors: EnvironmentMissing."""
 
     def baseline(self, cache: Path) -> Subject:
         """The plain ViT of this model on the same runtime; `cache` keeps what is exported for it.

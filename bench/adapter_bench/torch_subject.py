@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from adapter_bench import bare, files, machine, macs_torch
+from adapter_bench import bare, files, machine, macs_torch, memory
+from adapter_bench.measure import Rules
 from adapter_bench.subject import Count, Prepare, Size
 from adapter_engines.threads import chosen
 from adapter_infer import models
@@ -91,7 +92,14 @@ class TorchSubject:
             "msda_nodes": sum(isinstance(module, MSDeformAttn) for module in self._model.modules()),
         }
 
+    def details(self, batch: int, size: Size, rules: Rules) -> dict[str, Any]:
+        return {}
+
+    def peak_memory(self, batch: int, size: Size) -> dict[str, Any]:
+        return memory.measure(self.alone(batch, size))
+
     def alone(self, batch: int, size: Size) -> dict[str, Any]:
+        """JSON data with which `bare.load` opens the model, ready to run, in a process of its own."""
         return {"kind": "torch", "source": self._source, "threads": self.threads, "shape": (batch, 3, *size)}
 
     def count(self, batch: int, size: Size) -> Count:
