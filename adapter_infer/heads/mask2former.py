@@ -20,7 +20,7 @@ ORDER = ["cross_attn", "norm", "self_attn", "norm", "ffn", "norm"]
 
 
 class Attention(nn.Module):
-    """Multi-head attention under mmcv's key names; the residual is added here, as there."""
+    """Multi-head attention under mmcv's key names, without its residual."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()

@@ -15,24 +15,38 @@ from adapter_infer.heads.layers import ConvModule, resize
 
 
 class FPN(nn.Module):
-    """Four maps -> four maps of `out_channels`, coarse levels added to finer ones by nearest neighbour."""
+    """Four maps -> four maps of `out_channels`, coarse levels added to finer ones by nearest neighbour.
 
-    def __init__(self, in_channels: Sequence[int], out_channels: int, num_outs: int, norm: bool = False) -> None:
+    `groups` takes GroupNorm where `norm`, instead of BatchNorm.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        out_channels: int,
+        num_outs: int,
+        norm: bool = False,
+        groups: int | None = None,
+    ) -> None:
         super().__init__()
         if num_outs != len(in_channels):
             raise UnsupportedModel(
                 f"an FPN neck with num_outs={num_outs} over {len(in_channels)} maps is not supported; "
                 f"segmentation models have num_outs={len(in_channels)}"
             )
-        self.lateral_convs = nn.ModuleList(ConvModule(width, out_channels, 1, norm, act=False) for width in in_channels)
-        self.fpn_convs = nn.ModuleList(ConvModule(out_channels, out_channels, 3, norm, act=False) for _ in in_channels)
+        self.lateral_convs = nn.ModuleList(
+            ConvModule(width, out_channels, 1, norm, act=False, groups=groups) for width in in_channels
+        )
+        self.fpn_convs = nn.ModuleList(
+            ConvModule(out_channels, out_channels, 3, norm, act=False, groups=groups) for _ in in_channels
+        )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         levels = [lateral(x) for lateral, x in zip(self.lateral_convs, maps, strict=True)]
         for i in range(len(levels) - 1, 0, -1):
             finer = levels[i - 1]
             levels[i - 1] = finer + F.interpolate(levels[i], size=finer.shape[2:], mode="nearest")
-        return [conv(level) for conv, level in zip(self.fpn_convs, levels, strict=True)]
+        return [conv(level) for conv, level in zip(self.fpn_convs, levels, strict=False)]  # detectors have more convs
 
 
 class FPNHead(nn.Module):

@@ -20,11 +20,12 @@ KEYS = Path(__file__).parents[1] / "data" / "released_keys.json.gz"
 
 @cache
 def released() -> dict[str, Any]:
-    """Official figures by preset name."""
+    """Official figures of the segmentors by preset name."""
     data = json.loads(gzip.decompress(KEYS.read_bytes()))
     return {
         Path(name).stem: figures | {"keys": data["key_lists"][figures["keys_sha256"]]}
         for name, figures in data["models"].items()
+        if figures["half"] == "segmentation"
     }
 
 
