@@ -13,60 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from adapter_infer.msda_cuda import MESSAGE_SIZE, CDeviceLevels, CProblem, CTensor
+
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = ROOT / "plugins" / "msda"
 SHIM = ROOT / "tests" / "plugins" / "cuda"
 UNITS = ("cuda_run", "cuda_fp32", "cuda_fp16", "cuda_bf16", "cuda_naive")
 TYPES = {"fp32": 0, "fp16": 1, "bf16": 2, "int64": 3, "int32": 4}
-MESSAGE_SIZE = 256
-
-
-class Tensor(ctypes.Structure):
-    """msda_tensor"""
-
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("dims", ctypes.POINTER(ctypes.c_int64)),
-        ("rank", ctypes.c_size_t),
-        ("type", ctypes.c_int),
-    ]
-
-
-class Level(ctypes.Structure):
-    """msda_level"""
-
-    _fields_ = [("height", ctypes.c_int32), ("width", ctypes.c_int32), ("start", ctypes.c_int32)]
-
-
-class Problem(ctypes.Structure):
-    """msda_problem"""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in "nsmdqlp"),
-        ("value_type", ctypes.c_int),
-        ("value", ctypes.c_void_p),
-        ("output", ctypes.c_void_p),
-        ("reference_points", ctypes.c_void_p),
-        ("reference_n", ctypes.c_int64),
-        ("reference_l", ctypes.c_int64),
-        ("positions", ctypes.c_void_p),
-        ("position_type", ctypes.c_int),
-        ("position_stride", ctypes.c_int64),
-        ("weights", ctypes.c_void_p),
-        ("weight_type", ctypes.c_int),
-        ("weight_stride", ctypes.c_int64),
-        ("level", Level * 16),
-    ]
-
-
-class DeviceLevels(ctypes.Structure):
-    """msda_device_levels"""
-
-    _fields_ = [
-        ("spatial_shapes", ctypes.c_void_p),
-        ("level_start_index", ctypes.c_void_p),
-        ("type", ctypes.c_int),
-    ]
 
 
 class Refused(Exception):
@@ -194,26 +147,26 @@ class Emulated:
         if device is None:
             self.check(self.library.msda_set_levels, ctypes.byref(problem), shapes.ctypes.data, at)
         else:
-            levels = DeviceLevels(shapes.ctypes.data, at, TYPES[kind.name])
+            levels = CDeviceLevels(shapes.ctypes.data, at, TYPES[kind.name])
             ctypes.memset(problem.level, 0x5A, ctypes.sizeof(problem.level))  # not to be used
         self.check(getattr(self.library, function), ctypes.byref(problem), levels and ctypes.byref(levels), None)
         del keep
         return output
 
-    def describe(self, inputs: dict[str, np.ndarray], types: dict[str, str], sizes: str) -> tuple[Problem, list]:
+    def describe(self, inputs: dict[str, np.ndarray], types: dict[str, str], sizes: str) -> tuple[CProblem, list]:
         """A checked problem and what must outlive it."""
         keep: list = []
 
-        def tensor(name: str, type_name: str) -> Tensor:
+        def tensor(name: str, type_name: str) -> CTensor:
             array = inputs[name] if inputs[name].nbytes > 1 << 30 else aligned_like(inputs[name])
             dims = (ctypes.c_int64 * array.ndim)(*array.shape)
             keep.extend([array, dims])
-            return Tensor(array.ctypes.data, dims, array.ndim, TYPES[type_name])
+            return CTensor(array.ctypes.data, dims, array.ndim, TYPES[type_name])
 
         def of(name: str) -> str:
             return types.get(name) or {"float32": "fp32", "float16": "fp16"}[inputs[name].dtype.name]
 
-        problem = Problem()
+        problem = CProblem()
         value, shapes = tensor("value", of("value")), tensor("spatial_shapes", sizes)
         if "samples" in inputs:
             others = [tensor("reference_points", "fp32"), tensor("samples", of("samples"))]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -35,7 +36,9 @@ class Attention(nn.Module):
             F.linear(x, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
-        mask = None if allowed is None else allowed[:, None]
+        mask = None
+        if allowed is not None:  # added, and -inf in any type: a large finite number would not fit a half type
+            mask = torch.zeros_like(allowed, dtype=q.dtype).masked_fill(~allowed, -torch.inf)[:, None]
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.attn.out_proj(mixed.transpose(1, 2).flatten(2))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,11 +66,23 @@ def read(path: Path) -> OnnxFile:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def check_external(path: Path, external: Mapping[str, int]) -> None:
+    """Errors: UsageError if a file with weights is not beside the model, or is too short."""
+    for name, needed in sorted(external.items()):
+        weights = path.parent / name
+        if not weights.is_file():
+            raise UsageError(f"{path} keeps its weights in {weights}, which is not there; put the two side by side")
+        if weights.stat().st_size < needed:
+            raise UsageError(
+                f"{weights} has {weights.stat().st_size} bytes, but {path.name} needs {needed} of it; copy it again"
+            )
+
+
 def _model(content: mmap.mmap, path: Path) -> OnnxFile:
     facts = OnnxFile()
     graphs = 0
     try:
-        for number, begin, end in _fields(content, 0, len(content)):
+        for number, begin, end in fields(content, 0, len(content)):
             if number == MODEL_GRAPH:
                 graphs += 1
                 _nodes(content, begin, end, GRAPH_NODE, facts)
@@ -78,7 +90,7 @@ def _model(content: mmap.mmap, path: Path) -> OnnxFile:
                 key, value = _entry(content, begin, end)
                 facts.props[key] = value
             elif number == MODEL_FUNCTIONS:
-                facts.functions.add(_pair(content, begin, end, FUNCTION_DOMAIN, FUNCTION_NAME))
+                facts.functions.add(pair(content, begin, end, FUNCTION_DOMAIN, FUNCTION_NAME))
                 _nodes(content, begin, end, FUNCTION_NODE, facts)
     except (Damaged, UnicodeDecodeError) as error:
         raise UnsupportedModel(
@@ -93,12 +105,12 @@ def _nodes(content: mmap.mmap, begin: int, end: int, node_field: int, facts: Onn
     """Walks a GraphProto or a FunctionProto, which differ in the number of their node field."""
     if depth > DEEPEST_SUBGRAPH:
         raise Damaged(f"subgraphs nested deeper than {DEEPEST_SUBGRAPH}")
-    for number, first, last in _fields(content, begin, end):
+    for number, first, last in fields(content, begin, end):
         if number == node_field:
-            operator = _pair(content, first, last, NODE_DOMAIN, NODE_OP_TYPE)
+            operator = pair(content, first, last, NODE_DOMAIN, NODE_OP_TYPE)
             if operator[0] not in ("", "ai.onnx"):
                 facts.operators[operator] += 1
-            for inner, at, to in _fields(content, first, last):
+            for inner, at, to in fields(content, first, last):
                 if inner == NODE_ATTRIBUTE:
                     _attribute(content, at, to, facts, depth)
         elif number == GRAPH_INITIALIZER and node_field == GRAPH_NODE:
@@ -106,7 +118,7 @@ def _nodes(content: mmap.mmap, begin: int, end: int, node_field: int, facts: Onn
 
 
 def _attribute(content: mmap.mmap, begin: int, end: int, facts: OnnxFile, depth: int) -> None:
-    for number, first, last in _fields(content, begin, end):
+    for number, first, last in fields(content, begin, end):
         if number in (ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS):
             _nodes(content, first, last, GRAPH_NODE, facts, depth + 1)
         elif number == ATTRIBUTE_TENSOR:
@@ -115,7 +127,7 @@ def _attribute(content: mmap.mmap, begin: int, end: int, facts: OnnxFile, depth:
 
 def _tensor(content: mmap.mmap, begin: int, end: int, facts: OnnxFile) -> None:
     place: dict[str, str] = {}
-    for number, first, last in _fields(content, begin, end):
+    for number, first, last in fields(content, begin, end):
         if number == TENSOR_EXTERNAL_DATA:
             key, value = _entry(content, first, last)
             place[key] = value
@@ -128,19 +140,19 @@ def _tensor(content: mmap.mmap, begin: int, end: int, facts: OnnxFile) -> None:
 
 
 def _entry(content: mmap.mmap, begin: int, end: int) -> tuple[str, str]:
-    return _pair(content, begin, end, KEY, VALUE)
+    return pair(content, begin, end, KEY, VALUE)
 
 
-def _pair(content: mmap.mmap, begin: int, end: int, first_field: int, second_field: int) -> tuple[str, str]:
+def pair(content: mmap.mmap, begin: int, end: int, first_field: int, second_field: int) -> tuple[str, str]:
     """Two string fields of one message, "" where absent."""
     found = {first_field: "", second_field: ""}
-    for number, first, last in _fields(content, begin, end):
+    for number, first, last in fields(content, begin, end):
         if number in found:
             found[number] = content[first:last].decode("utf-8")
     return found[first_field], found[second_field]
 
 
-def _fields(content: mmap.mmap, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+def fields(content: mmap.mmap, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
     """(field number, first byte, byte after the last) of every field of the message in content[begin:end]."""
     at = begin
     while at < end:

@@ -69,7 +69,7 @@ class OrtEngine(Engine):
                 f"{path} is in bf16, in which ONNX Runtime does not compute on a CPU; build a plan, or export it "
                 "with --precision fp16 or fp32"
             )
-        _check_external(path, file.external)
+        onnx_file.check_external(path, file.external)
         session, registered = open_session(path, file, provider, count, library)
         return cls(session, path=path, metadata=metadata, provider=provider, threads=count, library=registered)
 
@@ -89,18 +89,6 @@ class OrtEngine(Engine):
 
     def close(self) -> None:
         self._session = None
-
-
-def _check_external(path: Path, external: Mapping[str, int]) -> None:
-    """Errors: UsageError if a file with weights is not beside the model, or is too short."""
-    for name, needed in sorted(external.items()):
-        weights = path.parent / name
-        if not weights.is_file():
-            raise UsageError(f"{path} keeps its weights in {weights}, which is not there; put the two side by side")
-        if weights.stat().st_size < needed:
-            raise UsageError(
-                f"{weights} has {weights.stat().st_size} bytes, but {path.name} needs {needed} of it; copy it again"
-            )
 
 
 def _tensor(node: NodeArg) -> TensorInfo:

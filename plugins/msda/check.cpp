@@ -1,19 +1,12 @@
 // Checks every size before anything is read. One check a line; a refusal names the value, the limit and the way out.
 #include <cinttypes>
-#include <cstdarg>
 #include <cstdio>
 
-#include "msda.h"
+#include "refuse.h"
 
 namespace {
 
-__attribute__((format(printf, 2, 3))) int refuse(char* message, const char* format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  std::vsnprintf(message, MSDA_MESSAGE_SIZE, format, arguments);
-  va_end(arguments);
-  return -1;
-}
+using msda::refuse;
 
 // "3x16x12x32", for messages; cut short where the rank is absurd.
 struct Dims {

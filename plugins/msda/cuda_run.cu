@@ -1,11 +1,11 @@
 // The C interface to the CUDA kernels: which kernel a call gets, how many blocks, and what can be refused before.
 #include <algorithm>
 #include <cinttypes>
-#include <cstdarg>
 #include <cstdio>
 
 #include "cuda_launch.h"
 #include "msda_cuda.h"
+#include "refuse.h"
 
 namespace msda {
 namespace {
@@ -14,14 +14,6 @@ namespace {
 #define MSDA_MAX_ENTRIES 65535
 #endif
 constexpr int64_t kMaxEntries = MSDA_MAX_ENTRIES, kMaxHeads = 65535;  // of a launch: grid dimensions z and y
-
-__attribute__((format(printf, 2, 3))) int refuse(char* message, const char* format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  std::vsnprintf(message, MSDA_MESSAGE_SIZE, format, arguments);
-  va_end(arguments);
-  return -1;
-}
 
 int refuse_cuda(char* message, const char* doing, cudaError_t error) {
   return refuse(message, "%s failed: %s (%s)", doing, cudaGetErrorString(error), cudaGetErrorName(error));

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import onnx
 import pytest
 
 from adapter_engines import Engine
@@ -12,7 +13,7 @@ from adapter_engines.label_maps import labels_of_logits, nearest
 from adapter_engines.preprocessing import prepare
 from adapter_engines.segmentation import Segmenter, segment
 from adapter_engines.sliding import slide
-from adapter_infer.errors import AdapterError, UnsupportedModel, UsageError
+from adapter_infer.errors import AdapterError, EnvironmentMissing, UnsupportedModel, UsageError
 from adapter_infer.spec import Inference, Preprocessing
 
 SCALE = Preprocessing(scale=(160, 64))
@@ -153,3 +154,41 @@ def test_arrays_that_are_no_picture_are_refused(make_toy, image, message):
 def test_classes_without_names_are_numbered(make_toy):
     with Engine.load(make_toy(names=("sky", "tree")).path) as engine:
         assert Segmenter(engine).class_names == ("sky", "tree", "class 2", "class 3", "class 4")
+
+
+def in_fp16(path):
+    """The model in the file, made to take and give fp16, as --io-precision fp16 writes it."""
+    model = onnx.load(path)
+    graph, half = model.graph, onnx.TensorProto.FLOAT16
+    image, output = graph.input[0].name, graph.output[0].name
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = {image: "image_fp32", output: "output_fp32"}.get(name, name)
+    graph.node.insert(0, onnx.helper.make_node("Cast", [image], ["image_fp32"], to=onnx.TensorProto.FLOAT))
+    graph.node.append(onnx.helper.make_node("Cast", ["output_fp32"], [output], to=half))
+    graph.input[0].type.tensor_type.elem_type = graph.output[0].type.tensor_type.elem_type = half
+    onnx.save(model, path)
+
+
+def test_a_model_with_fp16_inputs_and_outputs_segments_as_the_fp32_one(make_toy, picture):
+    toy, image = make_toy(batch=None, inference=SLIDE), picture(90, 220)
+    with Engine.load(toy.path, threads=1) as engine:
+        expected = Segmenter(engine)(image).labels
+    in_fp16(toy.path)
+    with Engine.load(toy.path, threads=1) as engine:
+        assert engine.inputs[0].dtype == engine.outputs[0].dtype == "float16"
+        labels = Segmenter(engine)(image).labels
+    assert len(np.unique(expected)) > 2
+    assert np.mean(labels == expected) > 0.99
+
+
+def test_a_bf16_model_is_refused_on_a_cpu_with_the_ways_out(make_toy):
+    path = make_toy().path
+    model = onnx.load(path)
+    for entry in model.metadata_props:
+        if entry.key == "adapter_infer.precision":
+            entry.value = "bf16"
+    onnx.save(model, path)
+    with pytest.raises(EnvironmentMissing, match="bf16, in which ONNX Runtime does not compute on a CPU; build a plan"):
+        Engine.load(path)

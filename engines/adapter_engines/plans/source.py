@@ -11,7 +11,7 @@ from pathlib import Path
 from adapter_engines import onnx_file
 from adapter_engines.onnx_file import OnnxFile
 from adapter_infer import metadata as file_metadata
-from adapter_infer.errors import UnsupportedModel, UsageError
+from adapter_infer.errors import UnsupportedModel
 from adapter_infer.files import sha256
 from adapter_infer.metadata import FUSED_OP, OP_DOMAIN, STANDARD_OP, Metadata
 
@@ -54,14 +54,7 @@ def read(path: Path) -> Source:
             f"{path} was exported with --op onnx, whose GridSample TensorRT misreads without an error; "
             "export it with --op fused"
         )
-    for name, needed in sorted(file.external.items()):
-        weights = path.parent / name
-        if not weights.is_file():
-            raise UsageError(f"{path} keeps its weights in {weights}, which is not there; put the two side by side")
-        if weights.stat().st_size < needed:
-            raise UsageError(
-                f"{weights} has {weights.stat().st_size} bytes, but {path.name} needs {needed} of it; copy it again"
-            )
+    onnx_file.check_external(path, file.external)
     nodes = sum(count for operator, count in file.operators.items() if operator in OURS or operator == STOCK)
     return Source(path, sha256(path), file, metadata, nodes)
 
@@ -75,7 +68,7 @@ def content(path: Path, without: frozenset[tuple[str, str]] = frozenset()) -> It
     """
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
         at = 0
-        for number, begin, end in onnx_file._fields(mapped, 0, len(mapped)):
+        for number, begin, end in onnx_file.fields(mapped, 0, len(mapped)):
             if number == onnx_file.MODEL_FUNCTIONS and _function(mapped, begin, end) in without:
                 mapped[at : at + len(UNKNOWN_FIELD)] = UNKNOWN_FIELD
             at = end
@@ -83,4 +76,4 @@ def content(path: Path, without: frozenset[tuple[str, str]] = frozenset()) -> It
 
 
 def _function(mapped: mmap.mmap, begin: int, end: int) -> tuple[str, str]:
-    return onnx_file._pair(mapped, begin, end, onnx_file.FUNCTION_DOMAIN, onnx_file.FUNCTION_NAME)
+    return onnx_file.pair(mapped, begin, end, onnx_file.FUNCTION_DOMAIN, onnx_file.FUNCTION_NAME)
