@@ -18,6 +18,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from adapter_engines.engine import Engine
 from adapter_engines.plans import build as builds
 from adapter_engines.plans import layers, network, parity, sidecar
 from adapter_engines.plans.build import build
@@ -25,7 +26,7 @@ from adapter_engines.plans.options import BuildOptions
 from adapter_engines.plans.parity import LIMITS
 from adapter_engines.plans.refit import refit
 from adapter_engines.plans.widen import widened
-from adapter_infer.errors import ParityError, UsageError
+from adapter_infer.errors import EnvironmentMissing, ParityError, UsageError
 from engines import fake_cuda, fake_tensorrt
 
 FOUND = layers.Found("engine", 4, {"Conv": 4}, {"fp32": 1.0}, 0)
@@ -211,6 +212,26 @@ def test_half_types_are_widened_for_the_reference(tmp_path: Path, element: int) 
     assert not np.array_equal(rounded, np.float32([0.1, 1 / 3, 1000.0]))
     np.testing.assert_allclose(got, 2 * x * rounded, rtol=1e-6)
     assert widened(copy, tmp_path) == copy, "there is nothing left to widen"
+
+
+def test_the_widened_copy_of_a_bf16_model_runs_on_a_cpu(make_toy, tmp_path: Path) -> None:
+    """The model itself is refused there; its copy must not take that over."""
+    path = make_toy().path
+    model = onnx.load(path)
+    for entry in model.metadata_props:
+        if entry.key == "adapter_infer.precision":
+            entry.value = "bf16"
+    weight = next(each for each in model.graph.initializer if each.data_type == TensorProto.FLOAT)
+    stored = helper.make_tensor("stored", TensorProto.BFLOAT16, weight.dims, numpy_helper.to_array(weight).flatten())
+    model.graph.node.insert(0, helper.make_node("Cast", ["stored"], [weight.name], to=TensorProto.FLOAT))
+    model.graph.initializer.remove(weight)
+    model.graph.initializer.append(stored)
+    onnx.save(model, path)
+    with pytest.raises(EnvironmentMissing, match="bf16"):
+        Engine.load(path)
+    with Engine.load(widened(path, tmp_path), threads=1) as engine:
+        assert engine.metadata is not None
+        assert engine.metadata.precision == "fp32"
 
 
 def test_what_cannot_be_compared_is_said(make_toy, tmp_path: Path, pretended_builder) -> None:

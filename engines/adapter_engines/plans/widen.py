@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapter_infer.metadata import PREFIX
+
 if TYPE_CHECKING:
     import onnx
 
@@ -23,6 +25,9 @@ def widened(path: Path, folder: Path) -> Path:
     model = onnx.load(path)
     if not _widen(model):
         return path
+    for entry in model.metadata_props:
+        if entry.key in (PREFIX + "precision", PREFIX + "io_precision"):
+            entry.value = "fp32"
     copy = folder / f"fp32-{path.name}"
     external = model.ByteSize() > LARGEST_FILE
     onnx.save(model, copy, save_as_external_data=external, location=f"{copy.name}.data" if external else None)
