@@ -26,12 +26,13 @@ with_plugin = pytest.mark.skipif(bool(plan_files.plugin_missing()), reason=plan_
 Exporter = Callable[..., Path]
 STATIC = {"size": (64, 96)}
 MSDA_NODES = 10  # of the golden model, and of every ViT-Adapter with four interactions
-TINY = "upernet_deit_adapter_tiny_512_160k_ade20k"
 
 
 @pytest.fixture(scope="session")
-def export(tmp_path_factory: pytest.TempPathFactory) -> Exporter:
-    return plan_files.exporter(tmp_path_factory.getbasetemp().parent / "plan-exports")
+def export(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Exporter:
+    # Workers share their parent's folder; without workers that folder outlives the run, and the code it came from.
+    base = tmp_path_factory.getbasetemp()
+    return plan_files.exporter((base if worker_id == "master" else base.parent) / "plan-exports")
 
 
 @with_plugin
@@ -84,17 +85,6 @@ def test_weights_in_a_second_file_are_found(export: Exporter, tmp_path: Path) ->
     onnx = export(external_data=True, **STATIC)
     assert onnx.with_name(f"{onnx.name}.data").exists()
     assert built(onnx, tmp_path / "m.plan")["plugin_layers"] == MSDA_NODES
-
-
-@with_plugin
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_vit_adapter_tiny_upernet_builds(export: Exporter, tmp_path: Path, precision: str) -> None:
-    """About 20 s each, most of it the export."""
-    onnx, plan = export(TINY, size=(128, 128), precision=precision), tmp_path / "m.plan"
-    sidecar = built(onnx, plan)
-    assert sidecar["plugin_layers"] == MSDA_NODES
-    assert plan.stat().st_size > 0.9 * onnx.stat().st_size, "the weights are in the plan"
 
 
 def test_without_the_plugin_the_function_body_is_built(export: Exporter, tmp_path: Path) -> None:
