@@ -1,4 +1,4 @@
-"""Builds of a released model, ViT-Adapter-T with UperNet, by NVIDIA's own parser and builder: every type, op and form."""
+"""Builds of a released model, ViT-Adapter-T with UperNet, by NVIDIA's own builder: every type, op and form."""
 
 from __future__ import annotations
 
