@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,16 @@ def array(kind: str, name: str, file: str) -> np.ndarray:
     """One stored array; inputs are stored as float16 without loss and come back as float32."""
     data = np.load(folder(kind, name) / file)
     return data.astype(np.float32) if data.dtype == np.float16 else data
+
+
+@cache
+def released() -> dict[str, dict[str, Any]]:
+    """The official figures of every released configuration by its stem, with `keys`, its list of "name shape"."""
+    data = json.loads(gzip.decompress((HERE / "data" / "released_keys.json.gz").read_bytes()))
+    return {
+        Path(name).stem: figures | {"keys": data["key_lists"][figures["keys_sha256"]]}
+        for name, figures in data["models"].items()
+    }
 
 
 SEGMENTORS = ("upernet_", "semfpn_", "setr_pup_")

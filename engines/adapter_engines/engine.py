@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from adapter_engines.closing import Closing
 from adapter_infer.errors import UsageError
 from adapter_infer.metadata import Metadata
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from adapter_engines.sessions import Library
 
 PLAN_SUFFIXES = (".plan", ".engine", ".trt")
@@ -33,7 +31,7 @@ class TensorInfo:
     dtype: str
 
 
-class Engine(ABC):
+class Engine(Closing):
     """A loaded model. `infer` may be called from several threads at once; `close` frees what it holds.
 
     `inputs` and `outputs` in the file's order; `metadata` what adapter-export wrote, None for a file of another maker;
@@ -111,14 +109,6 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Frees what it holds, once runs under way in other threads have ended. Further calls do nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"Engine({str(self.path)!r}, provider={self.provider!r}, threads={self.threads}, library={self.library})"

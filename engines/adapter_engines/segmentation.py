@@ -10,6 +10,7 @@ from time import perf_counter
 
 import numpy as np
 
+from adapter_engines.device.arrays import numpy_dtype
 from adapter_engines.engine import Engine
 from adapter_engines.feeds import IMAGE
 from adapter_engines.label_maps import label_dtype, labels_of_bands, nearest
@@ -145,7 +146,8 @@ class Segmenter:
             images = np.concatenate([images, np.repeat(images[-1:], self.fixed_batch - count, axis=0)])
         if self.embedded:
             images = images.transpose(0, 2, 3, 1)
-        output = self.engine.infer({IMAGE: _as_type(images, self.engine.inputs[0].dtype)})
+        dtype = numpy_dtype(self.engine.inputs[0].dtype)
+        output = self.engine.infer({IMAGE: images.astype(dtype, copy=False)})
         result = output[self.engine.outputs[0].name][:count]
         return result if self.metadata.output == "labels" else result.astype(np.float32, copy=False)
 
@@ -278,15 +280,6 @@ def _input_form(engine: Engine, metadata: Metadata) -> tuple[int | None, Size | 
     batch, rows, columns = (tensor.shape[axis] for axis in (0, height, width))
     size = (rows, columns) if isinstance(rows, int) and isinstance(columns, int) else None
     return batch if isinstance(batch, int) else None, size, embedded
-
-
-def _as_type(images: np.ndarray, dtype: str) -> np.ndarray:
-    """`images` in the element type that a model exported with --io-precision takes."""
-    if dtype == "bfloat16":
-        import ml_dtypes
-
-        return images.astype(ml_dtypes.bfloat16)
-    return images.astype(dtype, copy=False)
 
 
 def _text(size: Size) -> str:

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import sys
 from functools import cache
-from pathlib import Path
 from subprocess import run
 from typing import Any
 
 import pytest
 import torch
 
+import golden
 from adapter_infer.detectors import DETECTORS, build_detector, released
 from adapter_infer.detectors.detector import Detector
 from adapter_infer.models import build_backbone, count_parameters
-
-KEYS = Path(__file__).parents[1] / "data" / "released_keys.json.gz"
 
 
 @cache
 def official() -> dict[str, Any]:
     """Official figures of detectors by name."""
-    data = json.loads(gzip.decompress(KEYS.read_bytes()))
-    return {
-        Path(name).stem: figures | {"keys": data["key_lists"][figures["keys_sha256"]]}
-        for name, figures in data["models"].items()
-        if figures["type"] in DETECTORS
-    }
+    return {name: figures for name, figures in golden.released().items() if figures["type"] in DETECTORS}
 
 
 def detector(name: str) -> Detector:

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+import golden
 from adapter_infer import models, presets
 from adapter_infer.auxiliary import auxiliary_parameters
 from adapter_infer.errors import UnsupportedModel, UsageError
 from adapter_infer.spec import ModelSpec, from_json, to_json
 
-KEYS = Path(__file__).parents[1] / "data" / "released_keys.json.gz"
-
 
 @cache
 def released() -> dict[str, Any]:
     """Official figures of the segmentors by preset name."""
-    data = json.loads(gzip.decompress(KEYS.read_bytes()))
-    return {
-        Path(name).stem: figures | {"keys": data["key_lists"][figures["keys_sha256"]]}
-        for name, figures in data["models"].items()
-        if figures["half"] == "segmentation"
-    }
+    return {name: figures for name, figures in golden.released().items() if figures["half"] == "segmentation"}
 
 
 def parameters(spec: ModelSpec) -> int:

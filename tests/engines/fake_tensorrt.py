@@ -6,9 +6,11 @@ two threads at once, a capture before the first run after a change, an engine fr
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -366,6 +368,16 @@ def module(world: fake_cuda.World) -> ModuleType:
         setattr(result, each.__name__, each)
     result.Runtime = type("Runtime", (Runtime,), {"world": world, "module": result})
     return result
+
+
+@contextmanager
+def installed(monkeypatch, plugin: Path | None = None) -> Iterator[fake_cuda.World]:
+    """A world behind the stand-ins, in which at the end nothing may be left and nothing may have been done wrong."""
+    world = fake_cuda.World()
+    install(monkeypatch, world, plugin)
+    yield world
+    gc.collect()
+    world.check()
 
 
 def install(monkeypatch, world: fake_cuda.World, plugin: Path | None = None) -> ModuleType:

@@ -20,11 +20,8 @@ from engines.fake_cuda import cudaError_t
 
 @pytest.fixture
 def world(monkeypatch):
-    made = fake_cuda.World()
-    fake_tensorrt.install(monkeypatch, made)
-    yield made
-    gc.collect()
-    made.check()
+    with fake_tensorrt.installed(monkeypatch) as made:
+        yield made
 
 
 def on_device(world, values, pointer_shift=0):

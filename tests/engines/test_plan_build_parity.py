@@ -6,7 +6,6 @@ that writes the stand-in's plan.
 
 from __future__ import annotations
 
-import gc
 import json
 from collections import Counter
 from pathlib import Path
@@ -27,18 +26,15 @@ from adapter_engines.plans.parity import LIMITS
 from adapter_engines.plans.refit import refit
 from adapter_engines.plans.widen import widened
 from adapter_infer.errors import EnvironmentMissing, ParityError, UsageError
-from engines import fake_cuda, fake_tensorrt
+from engines import fake_tensorrt
 
 FOUND = layers.Found("engine", 4, {"Conv": 4}, {"fp32": 1.0}, 0)
 
 
 @pytest.fixture
 def world(monkeypatch, tmp_path):
-    made = fake_cuda.World()
-    fake_tensorrt.install(monkeypatch, made, None)
-    yield made
-    gc.collect()
-    made.check()
+    with fake_tensorrt.installed(monkeypatch) as made:
+        yield made
 
 
 def toy_plan(toy, error: float = 0.0) -> str:

@@ -37,11 +37,8 @@ def plugin(tmp_path):
 
 @pytest.fixture
 def world(monkeypatch, plugin):
-    made = fake_cuda.World()
-    fake_tensorrt.install(monkeypatch, made, plugin)
-    yield made
-    gc.collect()
-    made.check()
+    with fake_tensorrt.installed(monkeypatch, plugin) as made:
+        yield made
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 
 import numpy as np
@@ -19,11 +18,8 @@ from engines.fake_tensorrt import write_plan, write_sidecar
 
 @pytest.fixture
 def world(monkeypatch):
-    made = fake_cuda.World()
-    fake_tensorrt.install(monkeypatch, made)
-    yield made
-    gc.collect()
-    made.check()
+    with fake_tensorrt.installed(monkeypatch) as made:
+        yield made
 
 
 @pytest.fixture

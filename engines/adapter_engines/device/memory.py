@@ -8,17 +8,15 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from adapter_engines.closing import Closing
 from adapter_engines.device import cuda
 from adapter_infer.errors import UsageError
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from adapter_engines.device.stream import Stream
 
 LOG = logging.getLogger(__name__)
@@ -34,7 +32,7 @@ class Memory:
         self.free = weakref.finalize(self, _free, free, pointer)
 
 
-class _Buffer:
+class _Buffer(Closing):
     """Owns `nbytes` of memory until `close`. Arrays that share its memory keep it; nobody else may use it after."""
 
     allocate = ""
@@ -61,14 +59,6 @@ class _Buffer:
     def close(self) -> None:
         """Gives the memory back, or leaves it to the arrays that share it. Further calls do nothing."""
         self._memory = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class DeviceBuffer(_Buffer):

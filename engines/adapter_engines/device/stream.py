@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from adapter_engines.closing import Closing
 from adapter_engines.device import cuda
 from adapter_infer.errors import UsageError
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    pass
 
 
-class _Handle:
+class _Handle(Closing):
     """A handle of CUDA that is destroyed once."""
 
     destroy = ""
@@ -42,14 +42,6 @@ class _Handle:
         raw, self._raw = self._raw, None
         if raw is not None:
             cuda.call(self.destroy, raw)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Event(_Handle):
