@@ -18,7 +18,12 @@ OP_DOMAIN = "adapter_infer"  # domain of both custom ops and of their function b
 FUSED_OP = "MSDeformAttn"
 STANDARD_OP = "MultiScaleDeformableAttention"
 
+IMAGE = "image"
+IMAGE_SIZE = "image_size"  # of a detector: (N, 2) int64, each picture's height and width without the padding
+
 FEATURE_NAMES = ("feature_4", "feature_8", "feature_16", "feature_32")
+QUERY_NAMES = ("class_logits", "mask_logits")  # of Mask2Former
+DETECTION_NAMES = ("boxes", "scores", "labels", "count", "masks")  # "masks" only where the detector has them
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,9 @@ class InputForm:
 class Metadata:
     """One exported model: what it is, how to feed it, how it was checked.
 
-    `op` is the flavour ("fused", "standard", "tensorrt", "onnx"), `output` is "logits", "labels" or "features",
+    `op` is the flavour ("fused", "standard", "tensorrt", "onnx"). `output` is "logits", "labels", "queries"
+    (QUERY_NAMES: Mask2Former before its queries are mixed), "detections" (DETECTION_NAMES), "dense" (a detector before
+    any selection) or "features" (FEATURE_NAMES).
     `params` counts the model's parameters without auxiliary heads, `msda_nodes` the MSDA nodes in the graph.
     `precision` is the type of weights and activations, `io_precision` that of float inputs and outputs ("fp32", "fp16",
     "bf16"); `attention_fp32` says that the softmax of attention stayed in fp32.

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from adapter_infer.beit import BEiT, BEiTBaseline
+from adapter_infer.detectors import build_detector
 from adapter_infer.errors import AdapterError, UnsupportedModel
 from adapter_infer.heads.mask2former import Mask2FormerHead
 from adapter_infer.heads.semantic_fpn import FPN, FPNHead
@@ -49,12 +50,14 @@ NECKS: dict[str, Callable[..., nn.Module]] = {"FPN": FPN}
 
 
 def build_model(spec: ModelSpec, device: str = "cpu") -> nn.Module:
-    """The model in eval mode: a Segmentor where the spec has a decode head, otherwise the backbone alone.
+    """The model in eval mode: a Segmentor for a decode head, a Detector for a detector, otherwise the backbone alone.
 
     Parameters are freshly initialised; on device "meta" they take no memory. Errors: UnsupportedModel.
     """
     with torch.device(device):
         backbone = build_backbone(spec.backbone, spec.half)
+        if spec.detector is not None:
+            return build_detector(backbone, spec.detector)
         if spec.decode_head is None:
             return backbone.eval()
         neck = None if spec.neck is None else _build(NECKS, spec.neck, "neck")

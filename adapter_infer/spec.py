@@ -31,10 +31,12 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a picture to the network's input: resize, resize to a multiple, normalise (mmseg's test pipeline).
+    """From a picture to the network's input, as the test pipelines of mmseg and mmdet do it.
 
     `mean` and `std` are in 0..255 units in the network's channel order (RGB where `to_rgb`).
     `scale` is mmcv's img_scale, (long edge, short edge); None leaves the picture's size.
+    `pad` False resizes to a multiple of `size_divisor` before normalising (mmseg's ResizeToMultiple); True pads the
+    normalised picture with zeros at the right and the bottom up to one (mmdet's Pad).
     """
 
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -43,6 +45,7 @@ class Preprocessing:
     scale: tuple[int, int] | None = None
     keep_ratio: bool = True
     size_divisor: int = 32
+    pad: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,14 @@ class ModelSpec:
     `half` says which of the two official code bases the backbone class belongs to ("segmentation" or "detection"):
     the classes share their names but not their forward pass. `source` says where the knowledge came from, for messages.
     `preprocessing` is None where nothing says how pictures were normalised.
+    `detector` is mmdet's model dictionary without its backbone; a model has a decode head or a detector, or neither.
     """
 
     backbone: dict[str, Any]
     half: str = "segmentation"
     neck: dict[str, Any] | None = None
     decode_head: dict[str, Any] | None = None
+    detector: dict[str, Any] | None = None
     auxiliary_heads: tuple[dict[str, Any], ...] = ()
     preprocessing: Preprocessing | None = None
     inference: Inference = field(default_factory=Inference)
@@ -79,14 +84,34 @@ class ModelSpec:
     source: str = ""
 
     @property
+    def head(self) -> dict[str, Any] | None:
+        """What names the classes: the decode head, or the detector's last box head or panoptic head."""
+        return self.decode_head if self.detector is None else detection_head(self.detector)
+
+    @property
     def num_classes(self) -> int | None:
-        """Classes of the decode head, None for a backbone alone."""
-        return None if self.decode_head is None else class_count(self.decode_head)
+        """Classes that the model tells apart, None for a backbone alone."""
+        return None if self.head is None else class_count(self.head)
+
+    @property
+    def task(self) -> str:
+        """What the model answers: "features", "semantic", "detection" (boxes, with masks or without) or "panoptic"."""
+        if self.detector is not None:
+            return "panoptic" if "panoptic_head" in self.detector else "detection"
+        return "features" if self.decode_head is None else "semantic"
+
+
+def detection_head(detector: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a detector that names the classes. Errors: KeyError or TypeError if the detector is broken."""
+    if "panoptic_head" in detector:
+        return dict(detector["panoptic_head"])
+    head = detector["bbox_head"] if "bbox_head" in detector else detector["roi_head"]["bbox_head"]
+    return dict(head[-1] if isinstance(head, (list, tuple)) else head)
 
 
 def class_count(head: Mapping[str, Any]) -> int:
-    """Classes of a decode head; Mask2Former's are given as things and stuff. Errors: KeyError if they are not given."""
-    if head.get("type") == "Mask2FormerHead":
+    """Classes of a head; Mask2Former's are given as things and stuff. Errors: KeyError if they are not given."""
+    if "num_things_classes" in head:
         return int(head["num_things_classes"]) + int(head["num_stuff_classes"])
     return int(head["num_classes"])
 
