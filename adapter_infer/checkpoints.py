@@ -13,14 +13,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from adapter_infer import checkpoint_file, datasets, files, findings, models, presets, weights
+from adapter_infer import checkpoint_file, datasets, files, findings, presets, weights
 from adapter_infer import config as configuration
+from adapter_infer.checkpoint_fit import fit, listed, skeleton
+from adapter_infer.detectors import DETECTORS
+from adapter_infer.dinov3 import files as dinov3_files
 from adapter_infer.errors import AdapterError, UnsupportedModel, UsageError
 from adapter_infer.findings import Findings, inspect_tensors
-from adapter_infer.spec import HEADS, ModelSpec
+from adapter_infer.spec import DETECTION_PARTS, HEADS, ModelSpec
 
 META = "meta['config'] of the checkpoint"
-_SHOWN = 5  # names in an error message
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,18 +39,24 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
 
-def read(path: str | Path, weights_key: str | None = None) -> Checkpoint:
+def read(path: str | Path, weights_key: str | None = None, backbone: str | Path | None = None) -> Checkpoint:
     """Opens a checkpoint (.pth, .pth.tar, .safetensors, a zip with one of them); nothing in it is executed.
 
     `weights_key` takes the weights under that key of the file, e.g. "state_dict_ema"; without it `state_dict`, then
-    `model`, are taken and a note tells of others. Errors: UsageError, UnsupportedModel.
+    `model`, are taken and a note tells of others. `backbone` is the file of DINOv3's frozen ViT, where `path` holds the
+    adapter and head alone; `sha256` then names both files. Errors: UsageError, UnsupportedModel.
     """
     path = Path(path)
     loaded = checkpoint_file.load(path)
     state_dict, notes = weights.extract(loaded, str(path), weights_key)
     meta = dict.get(loaded, "meta")
     entries = dict(dict.items(meta)) if isinstance(meta, dict) else {}
-    return Checkpoint(state_dict, entries, files.sha256(path), path, tuple(notes))
+    if backbone is None:
+        return Checkpoint(state_dict, entries, files.sha256(path), path, tuple(notes))
+    vit = read(backbone)
+    state_dict = dinov3_files.join(state_dict, vit.state_dict, str(path), str(backbone))
+    notes += [f"took the frozen ViT from {backbone}", *vit.notes]
+    return Checkpoint(state_dict, entries, f"{files.sha256(path)}+{vit.sha256}", path, tuple(notes))
 
 
 def identify(
@@ -65,7 +73,7 @@ def identify(
     """
     spec = _resolve(checkpoint, config, preset, features_only)
     if checkpoint is not None:
-        _fit(spec, checkpoint, _skeleton(spec))
+        fit(spec, checkpoint, skeleton(spec))
     return spec
 
 
@@ -76,18 +84,19 @@ def load_model(
     *,
     features_only: bool = False,
     weights_key: str | None = None,
+    backbone: str | Path | None = None,
 ) -> tuple[nn.Module, ModelSpec, Checkpoint]:
     """The model with its weights (eval mode, no gradients), what it is, and the checkpoint that it came from.
 
     The model's tensors are the checkpoint's own, mapped from the file where its format allows it. Errors: as `read`
     and `identify`, and UnsupportedModel where a weight is NaN or infinite.
     """
-    checkpoint = read(path, weights_key)
+    checkpoint = read(path, weights_key, backbone)
     spec = _resolve(checkpoint, config, preset, features_only)
-    model = _skeleton(spec)
-    tensors = _fit(spec, checkpoint, model)
+    model = skeleton(spec)
+    tensors = fit(spec, checkpoint, model)
     if broken := weights.non_finite(tensors, tensors):
-        raise UnsupportedModel(f"{path} has NaN or infinite weights in {_listed(broken)}; the training went wrong")
+        raise UnsupportedModel(f"{path} has NaN or infinite weights in {listed(broken)}; the training went wrong")
     model.load_state_dict(tensors, assign=True)
     return model.requires_grad_(False).eval(), spec, checkpoint
 
@@ -98,12 +107,13 @@ def inspect(
     preset: str | None = None,
     *,
     weights_key: str | None = None,
+    backbone: str | Path | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint file is, as plain data for people and JSON: file, meta, facts from the tensors, the model.
 
     "model" is its ModelSpec's source and name, or "refusal" says why it cannot be used as it is.
     """
-    checkpoint = read(path, weights_key)
+    checkpoint = read(path, weights_key, backbone)
     found = inspect_tensors(checkpoint.state_dict)
     simple = {key: value for key, value in checkpoint.meta.items() if isinstance(value, (str, int, float))}
     report: dict[str, Any] = {
@@ -121,7 +131,7 @@ def inspect(
     }
     try:
         spec = identify(checkpoint, config, preset)
-        report["model"] = {"name": spec.name, "source": spec.source, "num_classes": spec.num_classes}
+        report["model"] = spec.summary()
     except AdapterError as error:
         report["refusal"] = str(error)
     return report
@@ -150,13 +160,15 @@ def _resolve(
         _check_agreement(spec, chosen)
     spec = spec or chosen
     if spec is None:
+        if checkpoint is not None and dinov3_files.is_vit(checkpoint.state_dict):
+            raise dinov3_files.lone_vit(str(checkpoint.path))
         raise _unknown(checkpoint)
     return spec if checkpoint is None else _labelled(spec, checkpoint.meta)
 
 
 def _from_preset(preset: str, features_only: bool) -> ModelSpec:
     spec = presets.spec(preset)
-    return replace(spec, decode_head=None, neck=None, auxiliary_heads=()) if features_only else spec
+    return replace(spec, decode_head=None, neck=None, auxiliary_heads=(), detector=None) if features_only else spec
 
 
 def _from_meta(checkpoint: Checkpoint, features_only: bool, *, required: bool) -> ModelSpec | None:
@@ -179,7 +191,7 @@ def _check_agreement(spec: ModelSpec, chosen: ModelSpec) -> None:
     """A preset that a better source contradicts was a mistake, which must not pass unnoticed."""
     try:
         first, second = findings.expected(spec), findings.expected(chosen)
-    except (LookupError, TypeError, ValueError):
+    except (AttributeError, LookupError, TypeError, ValueError):
         return  # `spec` is broken, which building it says better
     if spec.preprocessing and chosen.preprocessing:
         first["mean"], second["mean"] = spec.preprocessing.mean, chosen.preprocessing.mean
@@ -208,7 +220,7 @@ def _unknown(checkpoint: Checkpoint | None) -> AdapterError:
         return UsageError("nothing says which model is meant; pass --preset NAME or --config FILE")
     found = inspect_tensors(checkpoint.state_dict)
     if found.backbone is None:
-        names = _listed(list(checkpoint.state_dict))
+        names = listed(list(checkpoint.state_dict))
         return UnsupportedModel(
             f"{checkpoint.path} holds no ViT, BEiT or Uni-Perceiver backbone; its tensors are {names}"
         )
@@ -222,79 +234,17 @@ def _unknown(checkpoint: Checkpoint | None) -> AdapterError:
             f"the decode head in {checkpoint.path} ({found.decode_head}) is not supported, only "
             f"{', '.join(HEADS)}; export its backbone with --output features and --config FILE"
         )
+    if found.detector == "unknown":
+        parts = ", ".join(part for part in found.other_parts if part in DETECTION_PARTS)
+        return UnsupportedModel(
+            f"the detector in {checkpoint.path} ({parts}) is not supported, only {', '.join(DETECTORS)} and "
+            "Mask2Former; export its backbone with --output features and --config FILE"
+        )
     fitting, named = candidates(found), presets.like(checkpoint.path)
     fitting.sort(key=lambda name: name not in named)
-    advice = f"its shapes fit the presets {_listed(fitting)}" if fitting else "no preset has its shapes"
+    advice = f"its shapes fit the presets {listed(fitting)}" if fitting else "no preset has its shapes"
     return UnsupportedModel(
         f"{checkpoint.path} carries no configuration, and its tensors do not say everything; found: {found.text()}; "
         f"missing: {', '.join(found.missing())}; pass the training configuration with --config FILE, or --preset NAME "
         f"({advice})"
     )
-
-
-# --- whether it fits ---
-
-
-def _skeleton(spec: ModelSpec) -> nn.Module:
-    """The model without memory for its weights."""
-    try:
-        return models.build_model(spec, device="meta")
-    except AdapterError as error:
-        raise type(error)(f"{spec.source}: {error}") from None
-    except (TypeError, ValueError, LookupError, RuntimeError, ArithmeticError, AttributeError) as error:
-        raise UnsupportedModel(f"no model can be built from {spec.source} ({error!r:.200})") from error
-
-
-def _fit(spec: ModelSpec, checkpoint: Checkpoint, model: nn.Module) -> dict[str, Tensor]:
-    """The checkpoint's tensors under the model's names. Errors: UnsupportedModel with the first contradictions."""
-    wanted = model.state_dict()
-    found = _for_model(spec, checkpoint)
-    for name in wanted.keys() - found.keys():
-        if name.endswith("num_batches_tracked"):  # counts training steps; files from before torch 0.4.1 lack it
-            found[name] = wanted[name].new_zeros((), device="cpu")
-    problems = []
-    if missing := [name for name in wanted if name not in found]:
-        problems.append(f"{len(missing)} tensors are missing: {_listed(missing)}")
-    if surplus := [name for name in found if name not in wanted]:
-        problems.append(f"{len(surplus)} tensors are not part of it: {_listed(surplus)}")
-    if other := [name for name in wanted if name in found and not _same(wanted[name], found[name])]:
-        texts = [f"{name} is {_form(wanted[name])} in it, {_form(found[name])} in the file" for name in other[:_SHOWN]]
-        problems.append(f"{len(other)} tensors differ: {'; '.join(texts)}")
-    if problems:
-        what = f"{spec.source} (the backbone)" if spec.decode_head is None else spec.source
-        raise UnsupportedModel(f"{checkpoint.path} does not fit {what}: {'; '.join(problems)}{_hint(checkpoint)}")
-    return found
-
-
-def _for_model(spec: ModelSpec, checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The tensors that the model must have, under its names: no auxiliary heads, no recomputable BEiT indexes."""
-    found = {
-        name: tensor
-        for name, tensor in checkpoint.state_dict.items()
-        if not name.startswith("auxiliary_head.") and not name.endswith("relative_position_index")
-    }
-    if spec.decode_head is None:
-        prefix = "backbone." if any(name.startswith("backbone.") for name in found) else ""
-        return {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
-    return found
-
-
-def _hint(checkpoint: Checkpoint) -> str:
-    found = inspect_tensors(checkpoint.state_dict)
-    if found.decode_head is None and found.backbone is not None:
-        return "; the file holds a backbone without a decode head, which --output features exports"
-    return f"; the file shows: {found.text()}"
-
-
-def _same(wanted: Tensor, found: Tensor) -> bool:
-    return wanted.shape == found.shape and wanted.is_floating_point() == found.is_floating_point()
-
-
-def _form(tensor: Tensor) -> str:
-    shape = "x".join(map(str, tensor.shape)) or "a scalar"
-    return shape if tensor.is_floating_point() else f"{shape} {str(tensor.dtype).removeprefix('torch.')}"
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(name[:120] for name in names[:_SHOWN]) + more

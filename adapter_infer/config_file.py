@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adapter_infer import config_text
-from adapter_infer.config_values import Unknown
+from adapter_infer.config_limits import Unknown
 from adapter_infer.errors import UnsupportedModel, UsageError
 
 MAX_FILES = 64  # base files of one configuration

@@ -9,14 +9,9 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from adapter_infer.errors import UnsupportedModel
-
-MAX_VALUES = 200_000  # numbers, strings and containers that one text may expand to
-MAX_BITS = 4096  # of an integer
-MAX_STRING = 2**16
+from adapter_infer.config_limits import MAX_BITS, MAX_STRING, Budget, Unknown, count
 
 _FOLDS: dict[str, Callable[[Any], Any]] = {"len": len, "sum": sum, "min": min, "max": max}
 # Calls that change nothing, though their value is not computed here.
@@ -37,30 +32,14 @@ _UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Unknown:
-    """A value that the text does not spell out: where it stands (file:line), its expression, and why."""
-
-    where: str
-    text: str
-    why: str = "is not a literal"
-
-    def refusal(self, key: str) -> UnsupportedModel:
-        """The error for needing this value as `key`."""
-        return UnsupportedModel(
-            f"{key} is needed, but its value `{self.text}` ({self.where}) {self.why} and configurations are never "
-            "executed; write the value itself into the configuration"
-        )
-
-
-class Values:
+class Values(Budget):
     """Computes expressions of one text, given the names set so far (`names`) and its base files' values (`base`)."""
 
     def __init__(self, text: str, where: str, base: Mapping[str, Any]) -> None:
-        self.where, self.base, self.budget = where, base, MAX_VALUES
+        super().__init__(text, where)
+        self.base = base
         self.names: dict[str, Any] = {}
         self.used: set[str] = set()  # names looked up since this was last emptied
-        self.lines = text.split("\n")
 
     def unread(self, node: ast.AST) -> None:
         """Called for code that is not computed here and may bind or change names."""
@@ -69,8 +48,10 @@ class Values:
     def value(self, node: ast.expr) -> Any:
         """What the expression stands for; every container is a fresh copy, paid for from the budget."""
         method = self.METHODS.get(type(node))
-        if method is not None:
-            return method(self, node)
+        return self.unspelled(node) if method is None else method(self, node)
+
+    def unspelled(self, node: ast.expr) -> Unknown:
+        """An expression that is not computed here; calls in it may change earlier values."""
         if any(isinstance(part, (ast.Call, ast.NamedExpr)) for part in ast.walk(node)):
             self.unread(node)
         return self.unknown(node)
@@ -107,6 +88,23 @@ class Values:
             items.extend(part)
         self.spend(1, node)
         return kind(items)
+
+    def _listcomp(self, node: ast.ListComp) -> Any:
+        """Only `[value for _ in range(n)]`, whose items are all the same."""
+        loop = node.generators[0]
+        steps, step = loop.iter, loop.target
+        if len(node.generators) > 1 or loop.ifs or loop.is_async or not isinstance(step, ast.Name):
+            return self.unspelled(node)
+        if not isinstance(steps, ast.Call) or _dotted(steps.func) != ["range"] or "range" in self.names:
+            return self.unspelled(node)
+        if any(isinstance(part, ast.Name) and part.id == step.id for part in ast.walk(node.elt)):
+            return self.unspelled(node)
+        times = self.value(steps.args[0]) if len(steps.args) == 1 and not steps.keywords else None
+        if type(times) is not int:
+            return self.unspelled(node)
+        item = self.value(node.elt)
+        self.spend(1 + max(0, times) * count(item), node)
+        return [self.copy(item) for _ in range(times)]
 
     def _dict(self, node: ast.Dict) -> Any:
         result: dict[Any, Any] = {}
@@ -180,7 +178,7 @@ class Values:
         if operation is operator.mul:
             repeated, times = (left, right) if isinstance(right, int) else (right, left)
             if isinstance(repeated, (list, tuple, str)) and isinstance(times, int):
-                self.spend(max(0, times) * max(1, _count(repeated)) if not isinstance(repeated, str) else 1, node)
+                self.spend(max(0, times) * max(1, count(repeated)) if not isinstance(repeated, str) else 1, node)
                 if isinstance(repeated, str) and len(repeated) * times > MAX_STRING:
                     raise self.too_large(node)
                 return repeated * times
@@ -243,6 +241,7 @@ class Values:
         ast.Name: _name,
         ast.List: _list,
         ast.Tuple: _tuple,
+        ast.ListComp: _listcomp,
         ast.Dict: _dict,
         ast.Set: _set,
         ast.Call: _call,
@@ -250,58 +249,6 @@ class Values:
         ast.BinOp: _binop,
         ast.Subscript: _subscript,
     }
-
-    # Limits and messages
-
-    def copy(self, value: Any) -> Any:
-        self.budget -= 1
-        if self.budget < 0:
-            raise UnsupportedModel(
-                f"{self.where} expands to more than {MAX_VALUES} values; no configuration needs that"
-            )
-        if isinstance(value, dict):
-            return {key: self.copy(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return type(value)([self.copy(item) for item in value])
-        return value
-
-    def spend(self, values: int, node: ast.AST) -> None:
-        if values > self.budget:
-            raise self.too_large(node)
-        self.budget -= values
-
-    def checked(self, value: Any, node: ast.expr) -> Any:
-        if isinstance(value, (list, tuple)):
-            self.spend(_count(value), node)
-        size, limit = (len(value), MAX_STRING) if isinstance(value, str) else (0, 0)
-        if isinstance(value, int):
-            size, limit = value.bit_length(), MAX_BITS
-        if size > limit:
-            raise self.too_large(node)
-        return value
-
-    def too_large(self, node: ast.AST) -> UnsupportedModel:
-        return UnsupportedModel(f"{self.place(node)}: `{self.excerpt(node)}` is too large for a configuration")
-
-    def place(self, node: ast.AST) -> str:
-        return f"{self.where}:{getattr(node, 'lineno', 1)}"
-
-    def excerpt(self, node: ast.AST) -> str:
-        line, start = getattr(node, "lineno", 1), getattr(node, "col_offset", 0)
-        end = getattr(node, "end_col_offset", None) if getattr(node, "end_lineno", line) == line else None
-        whole = self.lines[line - 1][: 2**12] if line <= len(self.lines) else ""
-        text = whole.encode()[start:end].decode(errors="replace").strip() + (" ..." if end is None else "")
-        return text if len(text) <= 80 else text[:77] + "..."
-
-    def unknown(self, node: ast.AST, why: str = "is not a literal") -> Unknown:
-        return Unknown(self.place(node), self.excerpt(node), why)
-
-
-def _count(value: Any) -> int:
-    """Values in a container, itself included."""
-    if isinstance(value, dict):
-        return 1 + sum(map(_count, value.values()))
-    return 1 + sum(map(_count, value)) if isinstance(value, (list, tuple)) else 1
 
 
 def _dotted(node: ast.expr) -> list[str]:

@@ -93,12 +93,15 @@ class AdapterGeometry:
     pyramid_points: Tensor
 
     @staticmethod
-    def of(h: int, w: int, device: torch.device | str) -> AdapterGeometry:
-        """For an image of h x w pixels. Errors: UsageError unless both are multiples of 32."""
+    def of(h: int, w: int, device: torch.device | str, patch_size: int = 16) -> AdapterGeometry:
+        """For an image of h x w pixels and a ViT with patches of `patch_size` pixels, of which whole ones count.
+
+        Errors: UsageError unless both are multiples of 32.
+        """
         check_image_size(h, w, 32)
         # All sizes come from one pair, so that a symbolic export needs no algebra of floor divisions.
         h32, w32 = h // 32, w // 32
-        vit = [(2 * h32, 2 * w32)]
+        vit = [(2 * h32, 2 * w32) if patch_size == 16 else (h // patch_size, w // patch_size)]
         pyramid = [(4 * h32, 4 * w32), (2 * h32, 2 * w32), (h32, w32)]
         return AdapterGeometry(
             Levels.of(vit, device),

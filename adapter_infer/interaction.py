@@ -1,6 +1,7 @@
 """Injector, extractor and their interaction block: how the ViT and the spatial prior exchange features by MSDA.
 
-Chen et al., Vision Transformer Adapter for Dense Predictions, 2022, sections 3.3 and 3.4.
+Chen et al., Vision Transformer Adapter for Dense Predictions, 2022, sections 3.3 and 3.4. The paper's ablation puts
+other attention in the place of MSDA; `attention` names it as in `adapter_infer.attention`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adapter_infer.attention import DEFORMABLE, CrossAttention
 from adapter_infer.geometry import AdapterGeometry, Levels, to_map, to_tokens
 from adapter_infer.msda import MSDeformAttn
 
@@ -41,38 +43,60 @@ class ConvFFN(nn.Module):
         return self.fc2(F.gelu(self.dwconv(self.fc1(x), pyramid)))
 
 
+def _attention(kind: str, dim: int, num_heads: int, n_levels: int, n_points: int, ratio: float) -> nn.Module:
+    """MSDA, or what the ablation puts in its place."""
+    if kind == DEFORMABLE:
+        return MSDeformAttn(dim, num_heads, n_levels=n_levels, n_points=n_points, ratio=ratio)
+    return CrossAttention(dim, num_heads, kind, ratio)
+
+
 class Injector(nn.Module):
     """The ViT's tokens look into the pyramid; `gamma` scales what they bring back."""
 
     def __init__(
-        self, dim: int, num_heads: int, n_points: int, ratio: float, eps: float, init_values: float | None
+        self,
+        dim: int,
+        num_heads: int,
+        n_points: int,
+        ratio: float,
+        eps: float,
+        init_values: float | None,
+        attention: str = DEFORMABLE,
     ) -> None:
         super().__init__()
         self.query_norm = nn.LayerNorm(dim, eps)
         self.feat_norm = nn.LayerNorm(dim, eps)
-        self.attn = MSDeformAttn(dim, num_heads, n_levels=3, n_points=n_points, ratio=ratio)
+        self.attn = _attention(attention, dim, num_heads, 3, n_points, ratio)
         self.gamma = nn.Parameter(torch.full((dim,), init_values or 0.0))
 
     def forward(self, x: Tensor, c: Tensor, geometry: AdapterGeometry) -> Tensor:
-        found = self.attn(self.query_norm(x), geometry.vit_points, self.feat_norm(c), geometry.pyramid)
-        return x + self.gamma * found
+        queries = geometry.vit if isinstance(self.attn, CrossAttention) else geometry.vit_points
+        return x + self.gamma * self.attn(self.query_norm(x), queries, self.feat_norm(c), geometry.pyramid)
 
 
 class Extractor(nn.Module):
     """The pyramid's tokens look into the ViT's map, then pass a ConvFFN where `cffn_ratio` is given."""
 
     def __init__(
-        self, dim: int, num_heads: int, n_points: int, ratio: float, eps: float, cffn_ratio: float | None
+        self,
+        dim: int,
+        num_heads: int,
+        n_points: int,
+        ratio: float,
+        eps: float,
+        cffn_ratio: float | None,
+        attention: str = DEFORMABLE,
     ) -> None:
         super().__init__()
         self.query_norm = nn.LayerNorm(dim, eps)
         self.feat_norm = nn.LayerNorm(dim, eps)
-        self.attn = MSDeformAttn(dim, num_heads, n_levels=1, n_points=n_points, ratio=ratio)
+        self.attn = _attention(attention, dim, num_heads, 1, n_points, ratio)
         self.ffn = None if cffn_ratio is None else ConvFFN(dim, int(dim * cffn_ratio))
         self.ffn_norm = None if cffn_ratio is None else nn.LayerNorm(dim, eps)
 
     def forward(self, c: Tensor, x: Tensor, geometry: AdapterGeometry) -> Tensor:
-        c = c + self.attn(self.query_norm(c), geometry.pyramid_points, self.feat_norm(x), geometry.vit)
+        queries = geometry.pyramid if isinstance(self.attn, CrossAttention) else geometry.pyramid_points
+        c = c + self.attn(self.query_norm(c), queries, self.feat_norm(x), geometry.vit)
         if self.ffn is None or self.ffn_norm is None:
             return c
         return c + self.ffn(self.ffn_norm(c), geometry.pyramid)
@@ -91,11 +115,13 @@ class Interaction(nn.Module):
         init_values: float | None,
         cffn_ratio: float | None,
         extra_extractors: bool,
+        attention: str = DEFORMABLE,
     ) -> None:
         super().__init__()
-        self.injector = Injector(dim, num_heads, n_points, ratio, eps, init_values)
-        self.extractor = Extractor(dim, num_heads, n_points, ratio, eps, cffn_ratio)
-        extra = [Extractor(dim, num_heads, n_points, ratio, eps, cffn_ratio) for _ in range(2 * extra_extractors)]
+        same = (dim, num_heads, n_points, ratio, eps)
+        self.injector = Injector(*same, init_values, attention)
+        self.extractor = Extractor(*same, cffn_ratio, attention)
+        extra = [Extractor(*same, cffn_ratio, attention) for _ in range(2 * extra_extractors)]
         self.extra_extractors = nn.ModuleList(extra) if extra else None
 
     def forward(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from adapter_infer.errors import UnsupportedModel
 from adapter_infer.heads.layers import resize
 from adapter_infer.sliding import starts
 
@@ -30,10 +31,22 @@ class Segmentor(nn.Module):
         """The backbone's four maps (N, C, H/s, W/s), s = 4, 8, 16, 32."""
         return self.backbone(image)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def _maps(self, image: Tensor) -> list[Tensor]:
         maps = self.features(image)
-        maps = maps if self.neck is None else self.neck(maps)
-        return resize(self.decode_head(maps), image.shape[2:], bool(self.decode_head.align_corners))
+        return maps if self.neck is None else self.neck(maps)
+
+    def queries(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """class_logits (N, Q, num_classes + 1), the last one "no object", and mask_logits (N, Q, H/4, W/4).
+
+        Errors: UnsupportedModel where the decode head has no queries.
+        """
+        predict = getattr(self.decode_head, "predict", None)
+        if predict is None:
+            raise UnsupportedModel(f"{type(self.decode_head).__name__} has no queries; Mask2Former's heads have")
+        return predict(self._maps(image))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return resize(self.decode_head(self._maps(image)), image.shape[2:], bool(self.decode_head.align_corners))
 
 
 def windows(h: int, w: int, crop: tuple[int, int], stride: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:

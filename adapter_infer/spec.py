@@ -12,8 +12,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 # Official class names that are supported.
-BACKBONES = ("ViTAdapter", "BEiTAdapter", "UniPerceiverAdapter", "ViTBaseline", "BEiTBaseline")
-HEADS = ("UPerHead", "FPNHead", "SETRUPHead", "Mask2FormerHead")
+BACKBONES = (
+    *("ViTAdapter", "BEiTAdapter", "UniPerceiverAdapter", "ViTBaseline", "BEiTBaseline"),
+    *("DINOv2Adapter", "DINOv2Baseline", "DINOv3Adapter"),
+)
+HEADS = ("UPerHead", "FPNHead", "SETRUPHead", "Mask2FormerHead", "DINOv3Mask2FormerHead")
 
 # Parts of a model, and prefixes of its tensors, that only detectors have.
 DETECTION_PARTS = ("rpn_head", "roi_head", "bbox_head", "mask_head", "panoptic_head", "query_head")
@@ -23,6 +26,7 @@ NO_EFFECT = frozenset(
     {"pretrained", "init_cfg", "with_cp", "use_checkpoint", "drop_rate", "attn_drop_rate", "drop_path_rate"}
     | {"dropout_ratio", "loss_decode", "sampler", "ignore_index", "frozen_stages", "norm_eval"}
     | {"loss_cls", "loss_mask", "loss_dice"}
+    | {"freeze_vit", "memeff"}  # of DINOv2: what is trained, and a faster attention of the same values
 )
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -99,6 +103,17 @@ class ModelSpec:
         if self.detector is not None:
             return "panoptic" if "panoptic_head" in self.detector else "detection"
         return "features" if self.decode_head is None else "semantic"
+
+    @property
+    def kind(self) -> str | None:
+        """The class of the detector, else of the decode head; None for a backbone alone."""
+        part = self.detector or self.decode_head
+        return None if part is None else str(part.get("type"))
+
+    def summary(self) -> dict[str, Any]:
+        """The model in a few words, for people and JSON."""
+        summary = {"name": self.name, "source": self.source, "task": self.task, "kind": self.kind}
+        return summary | {"num_classes": self.num_classes}
 
 
 def detection_head(detector: Mapping[str, Any]) -> dict[str, Any]:

@@ -241,6 +241,10 @@ class ViTBaseline(ViT):
             x = block(x, shape)
             if index in self.out_indices:
                 outs.append(x)
+        return self.spread(outs, shape)
+
+    def spread(self, outs: list[Tensor], shape: Shape) -> list[Tensor]:
+        """The tokens of the chosen blocks, (N, H/16*W/16, C), as the four maps."""
         outs = outs * 4 if len(outs) == 1 else outs
         norms = (self.norm1, self.norm2, self.norm3, self.norm4)
         ups = (self.up1, self.up2, self.up3, self.up4)

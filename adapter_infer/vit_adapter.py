@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adapter_infer import uniperceiver, vit
+from adapter_infer.attention import DEFORMABLE
+from adapter_infer.attention import check as check_attention
 from adapter_infer.beit import BEiT
 from adapter_infer.errors import UnsupportedModel
 from adapter_infer.geometry import AdapterGeometry, Shape, to_map, to_tokens
@@ -24,6 +26,9 @@ from adapter_infer.interaction import Interaction
 from adapter_infer.spatial_prior import SpatialPriorModule
 from adapter_infer.uniperceiver import UniPerceiver
 from adapter_infer.vit import ViT
+
+# How much of the adapter there is, each with what stands before it; all but the last are in `adapter_infer.ablation`.
+COMPONENTS = ("none", "spatial_prior", "injector", "extractor")
 
 
 class RunBlocks(Protocol):
@@ -38,7 +43,9 @@ class AdapterSettings:
 
     `interaction_indexes` lists the first and last block of each interaction. `vit_features` says what is added to the
     four maps: "stages" the ViT's tokens after each of four interactions (segmentation, BEiT "old"), "final" the last
-    ones at all four levels (detection), "none" nothing.
+    ones at all four levels (detection), "none" nothing. `attention` and `components` are for the paper's ablations:
+    what injectors and extractors attend by (`adapter_infer.attention`), and how much of the adapter there is
+    (`adapter_infer.ablation`).
     """
 
     interaction_indexes: Sequence[Sequence[int]]
@@ -51,9 +58,17 @@ class AdapterSettings:
     deform_ratio: float = 1.0
     use_extra_extractor: bool = True
     vit_features: str = "stages"
+    attention: str = DEFORMABLE
+    components: str = COMPONENTS[-1]
 
 
-class _Adapter(nn.Module, ABC):
+def check_groups(groups: Sequence[Sequence[int]], depth: int) -> None:
+    """Errors: UnsupportedModel where `interaction_indexes` name blocks that are not there, or none."""
+    if not groups or any(not 0 <= group[0] <= group[-1] < depth for group in groups):
+        raise UnsupportedModel(f"interaction_indexes {groups} do not name blocks of a backbone of depth {depth}")
+
+
+class AdapterBody(nn.Module, ABC):
     """The adapter's modules and forward pass, mixed into a plain backbone that offers `start`."""
 
     size_divisor = 32
@@ -76,6 +91,7 @@ class _Adapter(nn.Module, ABC):
                 settings.init_values,
                 settings.cffn_ratio if settings.with_cffn else None,
                 extra_extractors=settings.use_extra_extractor and i == last,
+                attention=settings.attention,
             )
             for i in range(last + 1)
         )
@@ -85,8 +101,13 @@ class _Adapter(nn.Module, ABC):
 
     def _check(self, settings: AdapterSettings, depth: int) -> None:
         groups = settings.interaction_indexes
-        if not groups or any(not 0 <= group[0] <= group[-1] < depth for group in groups):
-            raise UnsupportedModel(f"interaction_indexes {groups} do not name blocks of a backbone of depth {depth}")
+        check_attention(settings.attention, settings.deform_num_heads)
+        if settings.components != COMPONENTS[-1]:
+            raise UnsupportedModel(
+                f"components {settings.components!r} is not for {type(self).__name__}; the ablation is of ViTAdapter "
+                f"and takes {', '.join(COMPONENTS)}"
+            )
+        check_groups(groups, depth)
         if settings.vit_features == "stages" and len(groups) != 4:
             raise UnsupportedModel(
                 f"add_vit_feature needs exactly 4 interactions in this forward pass, but there are {len(groups)}"
@@ -102,9 +123,13 @@ class _Adapter(nn.Module, ABC):
     def start(self, image: Tensor, shape: Shape) -> tuple[Tensor, RunBlocks]:
         """Patch tokens (N, T, C) with their positions, and what runs blocks over them."""
 
+    def geometry(self, image: Tensor) -> AdapterGeometry:
+        """Shapes and points for an image (N, 3, H, W). Errors: UsageError unless H and W are multiples of 32."""
+        return AdapterGeometry.of(image.shape[2], image.shape[3], image.device)
+
     def forward(self, image: Tensor) -> list[Tensor]:
         """(N, 3, H, W), H and W multiples of 32 -> maps (N, C, H/s, W/s) for s = 4, 8, 16, 32."""
-        geometry = AdapterGeometry.of(image.shape[2], image.shape[3], image.device)
+        geometry = self.geometry(image)
         (shape,), pyramid = geometry.vit.shapes, geometry.pyramid.shapes
         c1, *levels = self.spm(image)
         c = torch.cat([to_tokens(level) + self.level_embed[i] for i, level in enumerate(levels)], 1)
@@ -118,13 +143,12 @@ class _Adapter(nn.Module, ABC):
         maps = [self.up(c2) + c1, c2, c3, c4]
         if self.vit_features != "none":
             sources = stages if self.vit_features == "stages" else [x] * 4
-            maps = [feature_map + self._vit_map(sources[i], shape, i) for i, feature_map in enumerate(maps)]
+            maps = [level + self.vit_map(sources[i], shape, level.shape[2:], i) for i, level in enumerate(maps)]
         norms = (self.norm1, self.norm2, self.norm3, self.norm4)
         return [norm(feature_map) for norm, feature_map in zip(norms, maps, strict=True)]
 
-    @staticmethod
-    def _vit_map(tokens: Tensor, shape: Shape, level: int) -> Tensor:
-        """The ViT's tokens as a map at stride 4 * 2^level."""
+    def vit_map(self, tokens: Tensor, shape: Shape, size: Sequence[int], level: int) -> Tensor:
+        """The ViT's tokens as a map at stride 4 * 2^level, which is `size` (H, W) large."""
         factor = (4.0, 2.0, 1.0, 0.5)[level]
         square = to_map(tokens, shape)
         if factor == 1.0:
@@ -141,7 +165,7 @@ def _plain_runner(blocks: nn.ModuleList, shape: Shape) -> RunBlocks:
     return run
 
 
-class ViTAdapter(_Adapter, ViT):
+class ViTAdapter(AdapterBody, ViT):
     """ViT-Adapter over a plain ViT."""
 
     def __init__(self, adapter: AdapterSettings, **settings: object) -> None:
@@ -152,7 +176,7 @@ class ViTAdapter(_Adapter, ViT):
         return self.embed(image, shape), _plain_runner(self.blocks, shape)
 
 
-class BEiTAdapter(_Adapter, BEiT):
+class BEiTAdapter(AdapterBody, BEiT):
     """ViT-Adapter over BEiT; `class_token` as in BEiT."""
 
     def __init__(self, adapter: AdapterSettings, class_token: bool, **settings: object) -> None:
@@ -176,7 +200,7 @@ class BEiTAdapter(_Adapter, BEiT):
         return self.patch_embed(image), run
 
 
-class UniPerceiverAdapter(_Adapter, UniPerceiver):
+class UniPerceiverAdapter(AdapterBody, UniPerceiver):
     """ViT-Adapter over the Uni-Perceiver encoder."""
 
     def __init__(self, adapter: AdapterSettings, **settings: object) -> None:

@@ -43,7 +43,7 @@ def _neck(config: Mapping[str, Any], where: str) -> nn.Module:
             s.only("kernel_size", 1, 3)
             if groups is not None:
                 raise UnsupportedModel(f"{s.name} has norm_cfg type='GN'; supported: no norm or batch normalisation")
-            return ChannelMapperWithPooling(widths, channels, int(s.take("kernel_size", 3)), norm)
+            return ChannelMapperWithPooling(widths, channels, int(s.take("kernel_size", 1)), norm)
         start, outs = s.integer("start_level", 0, smallest=0), s.integer("num_outs")
         s.only("act_cfg", None)
         s.only("end_level", -1, len(widths) - 1)

@@ -93,7 +93,7 @@ class DenseHead(nn.Module, ABC):
         for i, (anchors, stride) in enumerate(zip(self.anchors.of(logits), self.anchors.strides, strict=True)):
             pairs = logits[i].permute(0, 2, 3, 1).flatten(1).float().sigmoid()
             pairs = torch.where(pairs > chosen.score_threshold, pairs, 0.0)
-            best, position = pairs.topk(min(chosen.before, pairs.shape[1]), 1)
+            best, position = pairs.topk(torch.sym_min(chosen.before, pairs.shape[1]), 1)
             cell = torch.div(position, classes, rounding_mode="floor")
             labels.append(position - cell * classes)
             raw = predictions[i].permute(0, 2, 3, 1).flatten(1, 2)
@@ -103,8 +103,7 @@ class DenseHead(nn.Module, ABC):
                 best = best * factors[i].reshape(n, -1).float().sigmoid().gather(1, cell)
             scores.append(torch.where(larger_than(boxes[-1], chosen.min_size), best, 0.0))
         all_boxes, all_scores, all_labels = torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(labels, 1)
-        k = min(chosen.slots, all_scores.shape[1])
-        index, count = grouped_nms(all_boxes, all_scores, all_labels, chosen.iou_threshold, k)
+        index, count = grouped_nms(all_boxes, all_scores, all_labels, chosen.iou_threshold, chosen.slots)
         kept, kept_labels = all_scores.gather(1, index), all_labels.gather(1, index)
         return fill_slots(take_boxes(all_boxes, index), kept, kept_labels, count, chosen.slots)
 

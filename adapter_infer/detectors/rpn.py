@@ -80,13 +80,12 @@ class RPNHead(nn.Module):
         for anchors, level_logits, level_deltas in zip(self.anchors.of(logits), logits, deltas, strict=True):
             # Channel a of the scores belongs to channels 4a to 4a+3 of the deltas.
             flat = level_logits.permute(0, 2, 3, 1).flatten(1).float()
-            best, index = flat.topk(min(settings.before, flat.shape[1]), 1)
+            best, index = flat.topk(torch.sym_min(settings.before, flat.shape[1]), 1)
             moves = take_boxes(level_deltas.permute(0, 2, 3, 1).reshape(flat.shape[0], -1, 4), index)
             boxes.append(clip(decode(anchors[index], moves, self.stds), image_size))
             scores.append(torch.where(larger_than(boxes[-1], settings.min_size), best.sigmoid(), 0.0))
         levels = [torch.full_like(x, i, dtype=torch.int64) for i, x in enumerate(scores)]
         all_boxes, all_scores = torch.cat(boxes, 1), torch.cat(scores, 1)
-        k = min(settings.after, all_scores.shape[1])
-        index, count = grouped_nms(all_boxes, all_scores, torch.cat(levels, 1), settings.iou_threshold, k)
+        index, count = grouped_nms(all_boxes, all_scores, torch.cat(levels, 1), settings.iou_threshold, settings.after)
         kept = all_scores.gather(1, index)
         return fill_slots(take_boxes(all_boxes, index), kept, torch.zeros_like(index), count, settings.after)

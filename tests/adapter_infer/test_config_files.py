@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from adapter_infer.config_file import parse_config, read_config
-from adapter_infer.config_values import Unknown
+from adapter_infer.config_limits import Unknown
 from adapter_infer.errors import UnsupportedModel, UsageError
 
 

@@ -81,7 +81,7 @@ def test_model_test_settings_pictures_and_classes_are_read() -> None:
 
 def test_features_need_no_supported_head() -> None:
     text = changed(("type='EncoderDecoder'", "type='MaskRCNN'"), ("decode_head=dict(", "rpn_head=dict("))
-    with pytest.raises(UnsupportedModel, match=r"MaskRCNN.*UPerHead.*--output features"):
+    with pytest.raises(UnsupportedModel, match=r"does not say how many classes its MaskRCNN has"):
         spec_of(text)
     spec = spec_of(text, features_only=True)
     assert (spec.half, spec.decode_head, spec.neck, spec.auxiliary_heads) == ("detection", None, None, ())
@@ -222,8 +222,10 @@ def test_golden_configuration_texts_say_what_their_model_dictionaries_say(name: 
 
 
 def test_a_written_out_preset_reads_back_as_itself() -> None:
-    """Each preset as a configuration in the official form gives its own spec."""
+    """Each preset of a segmentor as a configuration in the official form gives its own spec."""
     for name, preset in presets.PRESETS.items():
+        if preset.half != "segmentation" or preset.crop is None:
+            continue
         normal = {"type": "Normalize", "mean": list(preset.mean), "std": list(preset.std), "to_rgb": True}
         steps = [
             {"type": "Resize", "keep_ratio": True},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from adapter_infer import config_text
-from adapter_infer.config_values import Unknown
+from adapter_infer.config_limits import Unknown
 from adapter_infer.errors import UnsupportedModel
 
 

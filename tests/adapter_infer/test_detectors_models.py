@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adapter_infer.detectors import DETECTORS, build_detector, released
+from adapter_infer import presets
+from adapter_infer.detectors import DETECTORS, build_detector
 from adapter_infer.detectors.detections import Detections
 from adapter_infer.detectors.detector import Detector
 from adapter_infer.errors import UnsupportedModel
@@ -70,7 +71,7 @@ def small(config: Any, key: str = "") -> Any:
 
 
 def config_of(kind: str, **rcnn: Any) -> dict[str, Any]:
-    config = small(released.model(NAMES[kind]))
+    config = small(presets.spec(NAMES[kind]).detector)
     if "rpn" in config["test_cfg"]:
         if config["test_cfg"]["rpn"]:
             config["test_cfg"]["rpn"]["max_per_img"] = 20

@@ -1,73 +1,52 @@
-"""The released detectors, and the paper's, as mmdet model dictionaries. Imports no torch.
+"""The detectors as presets: every released configuration, and the paper's that were never released.
 
-A name is the stem of its official configuration file; `_paper` rows were never released.
+A preset's detector is mmdet's model dictionary without backbone; train settings and losses leave no trace in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Any
 
-Module = dict[str, Any]  # mmcv-style constructor arguments with `type`
+from adapter_infer.presets.parts import (
+    BATCH_NORM,
+    SIZES,
+    Module,
+    Preset,
+    adapter,
+    beit,
+    mask2former,
+    normalised,
+    split,
+    vit,
+)
 
 CLASSES = 80
 STRIDES = [4, 8, 16, 32]
-BATCH_NORM = {"type": "SyncBN", "requires_grad": True}
 CASCADE_STDS = ([0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067])
-# size: ViT width, depth, heads; MSDA heads, ratio of the MSDA's value width to the ViT's
-SIZES = {
-    "tiny": (192, 12, 3, 6, 1.0),
-    "small": (384, 12, 6, 6, 1.0),
-    "base": (768, 12, 12, 12, 0.5),
-    "large": (1024, 24, 16, 16, 0.5),
-}
-
-
-def names() -> list[str]:
-    """All detectors, the released ones first."""
-    return list(_MODELS)
-
-
-def model(name: str) -> Module:
-    """mmdet's model dictionary of a detector, backbone and test configuration included. Errors: KeyError."""
-    return deepcopy(_MODELS[name])
 
 
 # --- backbones ---
 
 
-def _group(depth: int) -> int:
-    return depth // 4
-
-
-def _vit(size: str, pretrain: int = 224) -> Module:
+def _windowed_vit(size: str, pretrain: int = 224) -> Module:
     """A plain ViT whose blocks see windows of 14 cells, but for the last of each of four groups."""
-    width, depth, heads, _, _ = SIZES[size]
-    windowed = [(i + 1) % _group(depth) != 0 for i in range(depth)]
-    plain: Module = {"type": "ViTBaseline", "patch_size": 16, "embed_dim": width, "depth": depth, "num_heads": heads}
-    plain |= {"mlp_ratio": 4, "window_attn": windowed, "window_size": [14 if window else None for window in windowed]}
-    plain |= {"out_indices": [i for i, window in enumerate(windowed) if not window]}
-    return plain if pretrain == 224 else plain | {"img_size": pretrain, "pretrain_size": pretrain}
+    plain = vit(size, pretrain)
+    last = [group[1] for group in split(plain["depth"])]
+    windowed = [i not in last for i in range(plain["depth"])]
+    windows = {"window_attn": windowed, "window_size": [14 if window else None for window in windowed]}
+    return plain | windows | {"out_indices": last}
 
 
 def _vitdet(size: str) -> Module:
     """ViTDet's variant: the four maps come from the last block, and residual convolutions end each group."""
-    plain = _vit(size, 384 if size == "large" else 224)  # with these grids the paper's parameter counts come out
+    plain = _windowed_vit(size, 384 if size == "large" else 224)  # these grids give the paper's parameter counts
     return plain | {"out_indices": plain["out_indices"][-1:], "residual_indices": plain["out_indices"]}
 
 
-def _adapter(size: str, **changes: Any) -> Module:
-    _, depth, _, heads, ratio = SIZES[size]
-    step = _group(depth)
-    groups = [[first, first + step - 1] for first in range(0, depth, step)]
-    adapter = {"conv_inplane": 64, "n_points": 4, "deform_num_heads": heads, "cffn_ratio": 0.25, "deform_ratio": ratio}
-    return adapter | {"interaction_indexes": groups} | changes
-
-
 def _vit_adapter(size: str, pretrain: int = 224, **changes: Any) -> Module:
-    plain = {key: value for key, value in _vit(size, pretrain).items() if key != "out_indices"}
-    return plain | {"type": "ViTAdapter"} | _adapter(size, **changes)
+    plain = {key: value for key, value in _windowed_vit(size, pretrain).items() if key != "out_indices"}
+    return plain | {"type": "ViTAdapter"} | adapter(size, **changes)
 
 
 def _uniperceiver(size: str) -> Module:
@@ -76,10 +55,8 @@ def _uniperceiver(size: str) -> Module:
 
 def _beit(**changes: Any) -> Module:
     """BEiT-L with windows of 14 cells, and of 56 in every sixth block."""
-    plain: Module = {"type": "BEiTAdapter", "img_size": 224, "patch_size": 16, "embed_dim": 1024, "depth": 24}
-    plain |= {"num_heads": 16, "mlp_ratio": 4, "qkv_bias": True, "use_abs_pos_emb": False, "use_rel_pos_bias": True}
-    plain |= {"init_values": 1e-6, "window_attn": [True] * 24, "window_size": ([14] * 5 + [56]) * 4}
-    return plain | _adapter("large") | changes
+    windows = {"window_attn": [True] * 24, "window_size": ([14] * 5 + [56]) * 4}
+    return {"type": "BEiTAdapter"} | beit(224) | windows | adapter("large") | changes
 
 
 # --- necks and heads ---
@@ -114,38 +91,54 @@ def _mask_head(**changes: Any) -> Module:
     return head | {"num_classes": CLASSES} | changes
 
 
-def _two_stage(kind: str, backbone: Module, neck: Any, roi_head: Module, rpn: Module, **rcnn: Any) -> Module:
+# --- detectors ---
+
+
+def _preset(backbone: Module, detector: Module, **settings: Any) -> Preset:
+    """Whole pictures of COCO, at most 1333 by 800 and zero-padded unless `settings` say otherwise."""
+    fixed: dict[str, Any] = {"half": "detection", "dataset": "coco", "crop": None, "pad": True}
+    settings = fixed | {"scale": (1333, 800)} | settings
+    pretrain = settings.pop("pretrain", backbone.get("pretrain_size", 224))
+    return normalised(pretrain, backbone=backbone, detector=detector, **settings)
+
+
+def _two_stage(kind: str, neck: Any, roi_head: Module, rpn: Module, **rcnn: Any) -> Module:
     rpn_test = {"nms_pre": 1000, "max_per_img": 1000, "nms": {"type": "nms", "iou_threshold": 0.7}, "min_bbox_size": 0}
     rcnn_test = {"score_thr": 0.05, "nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 100}
     rcnn_test |= {"mask_thr_binary": 0.5} | rcnn
     extractors = {"bbox_roi_extractor": _extractor(7), "mask_roi_extractor": _extractor(14)}
-    parts: Module = {"backbone": backbone, "neck": neck, "rpn_head": rpn, "roi_head": roi_head | extractors}
+    parts: Module = {"neck": neck, "rpn_head": rpn, "roi_head": roi_head | extractors}
     return {"type": kind} | parts | {"test_cfg": {"rpn": rpn_test, "rcnn": rcnn_test}}
 
 
-def _mask_rcnn(backbone: Module, **neck: Any) -> Module:
+def _mask_rcnn(backbone: Module, neck: Module | None = None, **settings: Any) -> Preset:
     roi_head = {"type": "StandardRoIHead", "bbox_head": _bbox_head(), "mask_head": _mask_head()}
-    return _two_stage("MaskRCNN", backbone, _fpn(backbone["embed_dim"], **neck), roi_head, _rpn())
+    fpn = _fpn(backbone["embed_dim"]) | (neck or {})
+    return _preset(backbone, _two_stage("MaskRCNN", fpn, roi_head, _rpn()), **settings)
 
 
-def _upgraded_mask_rcnn() -> Module:
+def _upgraded_mask_rcnn() -> Preset:
     """Batch norms in neck and heads, a second convolution in the RPN, four in the box head; an MAE backbone."""
     norm: Module = {"norm_cfg": {"type": "MMSyncBN", "requires_grad": True}}
     backbone = _vit_adapter("base", use_extra_extractor=False, layer_scale=False)
     roi_head: Module = {"type": "StandardRoIHead", "bbox_head": _bbox_head("Shared4Conv1FCBBoxHead", **norm)}
     roi_head |= {"mask_head": _mask_head(**norm)}
-    return _two_stage("MaskRCNN", backbone, _fpn(768, **norm), roi_head, _rpn(num_convs=2))
+    return _preset(backbone, _two_stage("MaskRCNN", _fpn(768, **norm), roi_head, _rpn(num_convs=2)))
 
 
-def _cascade(backbone: Module) -> Module:
+def _cascade(backbone: Module) -> Preset:
     layers = {"num_shared_convs": 4, "num_shared_fcs": 1, "conv_out_channels": 256, "norm_cfg": BATCH_NORM}
     heads = [_bbox_head("ConvFCBBoxHead", stds, **layers) for stds in CASCADE_STDS]
     roi_head = {"type": "CascadeRoIHead", "num_stages": 3, "bbox_head": heads, "mask_head": _mask_head()}
-    return _two_stage("CascadeRCNN", backbone, _fpn(backbone["embed_dim"]), roi_head, _rpn())
+    return _preset(backbone, _two_stage("CascadeRCNN", _fpn(backbone["embed_dim"]), roi_head, _rpn()))
 
 
-def _htc(backbone: Module, objects365: bool = False, aug: bool = False, slots: int = 100) -> Module:
-    """HTC++; the models pre-trained on Objects365 have norms in neck and box heads."""
+def _htc(backbone: Module, objects365: bool = False, aug: bool = False, slots: int = 100) -> Preset:
+    """HTC++; the models pre-trained on Objects365 have norms in neck and box heads, and see other sizes.
+
+    Its weights after AugReg's were trained with ImageNet's mean and std, unlike those of Mask R-CNN. `aug` is the
+    multi-scale test (_ms) of the same weights; a preset is one run, at the size of the single-scale test.
+    """
     width = backbone["embed_dim"]
     attention = {"type": "ExtraAttention", "in_channels": [width] * 4, "num_head": 32, "ffn_ratio": 4.0}
     fpn = _fpn(width, norm_cfg={"type": "GN", "num_groups": 32}) if objects365 else _fpn(width)
@@ -162,12 +155,12 @@ def _htc(backbone: Module, objects365: bool = False, aug: bool = False, slots: i
         "semantic_roi_extractor": _extractor(14, [8]),
     }
     kind = "HybridTaskCascadeAug" if aug else "HybridTaskCascade"
-    soft = {"type": "soft_nms", "iou_threshold": 0.5}
-    neck = [attention, fpn]
-    return _two_stage(kind, backbone, neck, roi_head, _rpn(), score_thr=0.001, nms=soft, max_per_img=slots)
+    limits = {"score_thr": 0.001, "nms": {"type": "soft_nms", "iou_threshold": 0.5}, "max_per_img": slots}
+    detector = _two_stage(kind, [attention, fpn], roi_head, _rpn(), **limits)
+    return _preset(backbone, detector, scale=(2000, 1000) if objects365 else (1600, 1400), pretrain=224)
 
 
-def _one_stage(kind: str) -> Module:
+def _one_stage(kind: str) -> Preset:
     """ATSS or GFL over ViT-Adapter-S."""
     anchors = {"type": "AnchorGenerator", "ratios": [1.0], "octave_base_scale": 8, "scales_per_octave": 1}
     head: Module = {"type": f"{kind}Head", "num_classes": CLASSES, "in_channels": 256, "stacked_convs": 4}
@@ -176,10 +169,10 @@ def _one_stage(kind: str) -> Module:
     neck = _fpn(384, start_level=1, add_extra_convs="on_output")
     test: Module = {"nms_pre": 1000, "min_bbox_size": 0, "score_thr": 0.05, "max_per_img": 100}
     test |= {"nms": {"type": "nms", "iou_threshold": 0.6}}
-    return {"type": kind, "backbone": _vit_adapter("small"), "neck": neck, "bbox_head": head, "test_cfg": test}
+    return _preset(_vit_adapter("small"), {"type": kind, "neck": neck, "bbox_head": head, "test_cfg": test})
 
 
-def _sparse_rcnn() -> Module:
+def _sparse_rcnn() -> Preset:
     """Sparse R-CNN over ViT-Adapter-S."""
     relu = {"type": "ReLU", "inplace": True}
     dynamic = {"type": "DynamicConv", "in_channels": 256, "feat_channels": 64, "out_channels": 256}
@@ -188,41 +181,56 @@ def _sparse_rcnn() -> Module:
     head |= {"num_ffn_fcs": 2, "feedforward_channels": 2048, "in_channels": 256, "ffn_act_cfg": relu}
     head |= {"dynamic_conv_cfg": dynamic, "bbox_coder": _coder([0.5, 0.5, 1.0, 1.0]) | {"clip_border": False}}
     roi_head = {"type": "SparseRoIHead", "num_stages": 6, "proposal_feature_channel": 256, "bbox_head": [head] * 6}
-    return {
+    detector = {
         "type": "SparseRCNN",
-        "backbone": _vit_adapter("small"),
         "neck": _fpn(384, num_outs=4, start_level=0, add_extra_convs="on_output"),
         "rpn_head": {"type": "EmbeddingRPNHead", "num_proposals": 300, "proposal_feature_channel": 256},
         "roi_head": roi_head | {"bbox_roi_extractor": _extractor(7, sampling_ratio=2)},
         "test_cfg": {"rpn": None, "rcnn": {"max_per_img": 300}},
     }
+    return _preset(_vit_adapter("small"), detector)
+
+
+def _panoptic() -> Preset:
+    """Mask2Former over BEiTv2-L, things and stuff in one picture."""
+    head = mask2former(1024, 256, 100, "coco-panoptic", (1024, 2048))
+    classes = {key: head[key] for key in ("num_things_classes", "num_stuff_classes")}
+    test: Module = {"panoptic_on": True, "semantic_on": False, "instance_on": True, "max_per_image": 100}
+    detector = {
+        "type": "Mask2Former",
+        "panoptic_head": head,
+        "panoptic_fusion_head": {"type": "MaskFormerFusionHead"} | classes,
+        "test_cfg": test | {"iou_thr": 0.8, "filter_low_score": True},
+    }
+    return _preset(_beit(), detector, dataset="coco-panoptic")
 
 
 # --- the table ---
 
 
-def _released() -> dict[str, Module]:
+def _released() -> dict[str, Preset]:
     table = {
         "atss_deit_adapter_small_fpn_3x_coco": _one_stage("ATSS"),
         "gfl_deit_adapter_small_fpn_3x_coco": _one_stage("GFL"),
         "sparse_rcnn_deit_adapter_small_fpn_3x_coco": _sparse_rcnn(),
-        "cascade_mask_rcnn_deit_base_fpn_3x_coco": _cascade(_vit("base")),
+        "mask2former_beitv2_adapter_large_16x1_3x_coco-panoptic": _panoptic(),
+        "cascade_mask_rcnn_deit_base_fpn_3x_coco": _cascade(_windowed_vit("base")),
         "cascade_mask_rcnn_deit_adapter_small_fpn_3x_coco": _cascade(_vit_adapter("small")),
         "cascade_mask_rcnn_deit_adapter_base_fpn_3x_coco": _cascade(_vit_adapter("base")),
-        "mask_rcnn_augreg_large_fpn_3x_coco": _mask_rcnn(_vit("large", 384)),
+        "mask_rcnn_augreg_large_fpn_3x_coco": _mask_rcnn(_windowed_vit("large", 384)),
         "mask_rcnn_uniperceiver_adapter_base_fpn_3x_coco": _mask_rcnn(_uniperceiver("base")),
         # Without a pyramid: each map on its own.
-        "mask_rcnn_deit_adapter_small_3x_coco": _mask_rcnn(
-            _vit_adapter("small"), type="ChannelMapperWithPooling", kernel_size=1, act_cfg={"type": "ReLU"}
-        ),
+        "mask_rcnn_deit_adapter_small_3x_coco": _mask_rcnn(_vit_adapter("small"), {"type": "ChannelMapperWithPooling"}),
     }
     for size in ("tiny", "small", "base"):
-        table[f"mask_rcnn_deit_{size}_fpn_3x_coco"] = _mask_rcnn(_vit(size))
+        table[f"mask_rcnn_deit_{size}_fpn_3x_coco"] = _mask_rcnn(_windowed_vit(size))
     for schedule in ("1x", "3x"):
         for size in ("tiny", "small", "base"):
             table[f"mask_rcnn_deit_adapter_{size}_fpn_{schedule}_coco"] = _mask_rcnn(_vit_adapter(size))
         table[f"mask_rcnn_augreg_adapter_large_fpn_{schedule}_coco"] = _mask_rcnn(_vit_adapter("large", 384))
     for size in ("small", "base", "large"):
+        # The large one was trained on pictures in -1..1, but its test configuration, which made its published figures,
+        # normalises with ImageNet's mean and std.
         table[f"mask_rcnn_dinov2_adapter_{size}_fpn_3x_coco"] = _mask_rcnn(_vit_adapter(size, 592))
     for epochs in (25, 50):
         table[f"mask_rcnn_mae_adapter_base_lsj_fpn_{epochs}ep_coco"] = _upgraded_mask_rcnn()
@@ -238,15 +246,13 @@ def _released() -> dict[str, Module]:
     return dict(sorted(table.items()))
 
 
-def _paper() -> dict[str, Module]:
+def _paper() -> dict[str, Preset]:
     """ViTDet, and Mask R-CNN over ViT-Adapter-S with other numbers of interactions."""
-    table = {f"mask_rcnn_vitdet_{size}_paper": _mask_rcnn(_vitdet(size)) for size in SIZES}
+    table = {f"mask_rcnn_vitdet_{size}_paper": _mask_rcnn(_vitdet(size), released=False) for size in SIZES}
     for count in (1, 2, 6):
-        step = 12 // count
-        groups = [[first, first + step - 1] for first in range(0, 12, step)]
-        backbone = _vit_adapter("small", interaction_indexes=groups)
-        table[f"mask_rcnn_vit_adapter_small_{count}_interactions_paper"] = _mask_rcnn(backbone)
+        backbone = _vit_adapter("small", interaction_indexes=split(12, count))
+        table[f"mask_rcnn_vit_adapter_small_{count}_interactions_paper"] = _mask_rcnn(backbone, released=False)
     return table
 
 
-_MODELS: dict[str, Module] = _released() | _paper()
+PRESETS: dict[str, Preset] = _released() | _paper()
