@@ -41,6 +41,12 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--config", type=Path, metavar="FILE", help="training configuration, mmcv-style .py or .json")
     model.add_argument("--preset", metavar="NAME", help="a released model by name, see --list-presets")
     model.add_argument("--weights-key", metavar="KEY", help="entry of the checkpoint that holds the weights")
+    model.add_argument(
+        "--backbone-checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="DINOv3's frozen ViT, where CHECKPOINT holds its adapter and head",
+    )
     model.add_argument("--random-weights", action="store_true", help="random weights instead of a checkpoint")
     model.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of random weights and of the compared pictures"
@@ -48,14 +54,27 @@ def _parser() -> argparse.ArgumentParser:
 
     graph = parser.add_argument_group("the graph")
     graph.add_argument(
-        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels (default: the model's crop)"
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="pixels (default: the model's crop, or what a detector pads to)",
     )
     graph.add_argument("--dynamic-size", action="store_true", help="any height and width that the model takes")
     graph.add_argument("--batch", type=_batch, default=1, metavar="N|dynamic", help="pictures in a batch (default: 1)")
     graph.add_argument(
         "--op", choices=list(flavours.FLAVOURS), default="fused", help="how deformable attention is written"
     )
-    graph.add_argument("--output", choices=("logits", "labels", "features"), help="default: logits")
+    graph.add_argument(
+        "--output",
+        choices=("logits", "labels", "queries", "detections", "dense", "features"),
+        help="default: logits, of a detector detections, of a panoptic model queries, of a backbone features",
+    )
+    graph.add_argument(
+        "--split",
+        action="store_true",
+        help="DINOv3: its frozen ViT in a file of its own, OUT.backbone.onnx, which several heads can share",
+    )
     graph.add_argument(
         "--embed-preprocess",
         action="store_true",
@@ -133,6 +152,8 @@ def _check_sources(args: argparse.Namespace) -> None:
         )
     if args.weights_key is not None and args.checkpoint is None:
         raise UsageError("--weights-key names an entry of a checkpoint, but there is none")
+    if args.backbone_checkpoint is not None and args.checkpoint is None:
+        raise UsageError("--backbone-checkpoint completes a checkpoint of DINOv3's adapter and head, but there is none")
 
 
 def _check_files(args: argparse.Namespace) -> None:
@@ -145,7 +166,7 @@ def _check_files(args: argparse.Namespace) -> None:
         if args.json.resolve() == args.onnx.resolve():
             raise UsageError(f"--json and --onnx both name {args.onnx}; choose different files")
     for option, target in results.items():
-        for source in (args.checkpoint, args.config):
+        for source in (args.checkpoint, args.backbone_checkpoint, args.config):
             if source is not None and source.resolve() == target.resolve():
                 raise UsageError(f"{option} {target} would overwrite the file that is read; choose another name")
 
@@ -159,7 +180,7 @@ def _inspect(args: argparse.Namespace) -> dict[str, Any]:
 
     with command_line.step("reading the checkpoint"):
         if args.checkpoint is not None:
-            return checkpoints.inspect(args.checkpoint, args.config, args.preset)
+            return checkpoints.inspect(args.checkpoint, args.config, args.preset, backbone=args.backbone_checkpoint)
         return show.as_inspection(checkpoints.identify(None, args.config, args.preset))
 
 
@@ -176,7 +197,12 @@ def _load(args: argparse.Namespace) -> tuple[nn.Module, ModelSpec, str | None]:
         return model, spec, None
     with command_line.step("reading the checkpoint"):
         model, spec, checkpoint = checkpoints.load_model(
-            args.checkpoint, args.config, args.preset, features_only=features_only, weights_key=args.weights_key
+            args.checkpoint,
+            args.config,
+            args.preset,
+            features_only=features_only,
+            weights_key=args.weights_key,
+            backbone=args.backbone_checkpoint,
         )
     for note in checkpoint.notes:
         print(f"{PROG}: note: {note}", file=sys.stderr)
@@ -189,8 +215,9 @@ def _export(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     model, spec, sha256 = _load(args)
     seconds = time.perf_counter() - start
-    from adapter_export.exporter import export
+    from adapter_export import exporter, split
 
+    export: Any = split.export if args.split else exporter.export
     report = export(
         model,
         spec,
@@ -210,6 +237,8 @@ def _export(args: argparse.Namespace) -> None:
         checkpoint_sha256=sha256,
         seed=args.seed,
     )
+    if args.split:
+        print(f"{PROG}: the frozen ViT is in {split.backbone_path(report.path)}", file=sys.stderr)
     show.export_report(replace(report, seconds={"read": seconds, **report.seconds}), args.json)
 
 

@@ -8,8 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,29 +19,30 @@ from torch import nn
 
 from adapter_export import (
     bodies,
+    detector_checks,
     files,
-    flavours,
     folding,
+    gate,
     parity,
     prepare,
+    probes,
     retype,
-    rounding,
     schema,
     sizes,
     tidy,
     trace,
 )
 from adapter_export.flavours import Flavour
-from adapter_export.precision import Precision
+from adapter_export.plan import Plan, plan
 from adapter_export.precision import choose as choose_precision
-from adapter_export.report import Difference, ExportReport, Parity
+from adapter_export.report import ExportReport, Parity
 from adapter_infer import __version__
 from adapter_infer.command_line import step
-from adapter_infer.errors import UsageError
-from adapter_infer.metadata import FEATURE_NAMES, PREFIX, PRODUCER, InputForm, Metadata, to_props
+from adapter_infer.detectors.detector import Detector
+from adapter_infer.metadata import IMAGE, IMAGE_SIZE, PREFIX, PRODUCER, Metadata, to_props
 from adapter_infer.models import count_parameters
 from adapter_infer.msda import MSDeformAttn
-from adapter_infer.spec import ModelSpec, Preprocessing
+from adapter_infer.spec import ModelSpec
 
 
 def export(
@@ -67,9 +67,10 @@ def export(
 ) -> ExportReport:
     """Writes `model` as a checked ONNX file at `path`, with its weights in `path`.data above 2 GB or on request.
 
-    `model` is a Segmentor or a backbone in eval mode and stays as it is. `size` is (height, width) in pixels, default
-    the crop of `spec`. `op` is a flavour ("fused", "standard", "tensorrt", "onnx"), `output` "logits", "labels" or
-    "features" (default: logits, or features of a backbone). `precision` is the type of weights and activations,
+    `model` is what `build_model(spec)` gives, in eval mode, and stays as it is. `size` is (height, width) in pixels,
+    default the crop of `spec`, or of a detector what its pictures are padded to. `op` is a flavour ("fused",
+    "standard", "tensorrt", "onnx"), `output` one of `plan.OUTPUTS` for the model's task, by default the first:
+    "features", "logits", "detections" or "queries". `precision` is the type of weights and activations,
     `io_precision` that of float inputs and outputs ("fp32", "fp16", "bf16"); `attention_fp32` keeps the softmax of
     attention in fp32. `check` False skips the parity gate, nothing else.
 
@@ -79,7 +80,7 @@ def export(
     """
     target = Path(path)
     types = choose_precision(precision, io_precision, attention_fp32)
-    plan = _plan(model, spec, size, batch, dynamic_size, op, output, embed_preprocess, opset, types)
+    asked = plan(model, spec, size, batch, dynamic_size, op, output, embed_preprocess, opset, types)
     if external_data is False:
         width = retype.TYPES[types.arithmetic].itemsize
         files.check_one_file(sum(parameter.numel() for parameter in model.parameters()) * int(width))
@@ -88,22 +89,24 @@ def export(
         cases: list[parity.Case] = []
         if check:
             with timer.step("reference"):
-                cases = _reference(model, plan, seed)
+                cases = gate.reference(model, asked, seed)
         with timer.step("trace"):
-            graph = _trace(model, plan)
+            graph = _trace(model, asked)
         with timer.step("fold"):
             folding.fold(graph)
             tidy.tidy(graph)
-            retype.retype(graph, types)
-            nodes, msda_nodes = _count(graph, model, plan.flavour)
-            if plan.flavour.carries_body and msda_nodes:
-                _attach(graph, plan.flavour, plan.opset)
+            probes.hide(graph.graph, len(asked.outputs))
+            chooser = _chooser(graph, model) if check and asked.probes else None
+            retype.retype(graph, types, asked.half_ends)
+            nodes, msda_nodes = _count(graph, model, asked.flavour)
+            if asked.flavour.carries_body and msda_nodes:
+                _attach(graph, asked.flavour, asked.opset)
             params = count_parameters(model)
             metadata = Metadata(
                 spec,
-                plan.form,
+                asked.form,
                 op,
-                plan.output,
+                asked.output,
                 params,
                 msda_nodes,
                 __version__,
@@ -121,7 +124,7 @@ def export(
         result = None
         if check:
             with timer.step("parity"):
-                result = _parity(place, plan, cases, msda_nodes)
+                result = gate.run(place, asked, model, cases, msda_nodes, chooser)
             files.append_metadata(place.model, _parity_entries(metadata, result))
         file_bytes = sum(file.stat().st_size for file in (place.model, place.data) if file.exists())
         data_path = target.with_name(place.data.name) if place.data.exists() else None
@@ -133,10 +136,10 @@ def export(
         file_bytes=file_bytes,
         name=spec.name,
         op=op,
-        opset=plan.opset,
-        output=plan.output,
+        opset=asked.opset,
+        output=asked.output,
         precision=types,
-        input=plan.form,
+        input=asked.form,
         nodes=nodes,
         msda_nodes=msda_nodes,
         params=params,
@@ -146,92 +149,37 @@ def export(
     )
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What was asked, resolved and found possible. `outputs` names the graph's outputs."""
-
-    form: InputForm
-    flavour: Flavour
-    opset: int
-    output: str
-    outputs: tuple[str, ...]
-    preprocessing: Preprocessing | None
-    precision: Precision
-
-    @property
-    def size(self) -> sizes.Size | None:
-        """(height, width), None where dynamic."""
-        return None if self.form.height is None or self.form.width is None else (self.form.height, self.form.width)
-
-
-def _plan(
-    model: nn.Module,
-    spec: ModelSpec,
-    size: sizes.Size | None,
-    batch: int | Literal["dynamic"],
-    dynamic_size: bool,
-    op: str,
-    output: str | None,
-    embed_preprocess: bool,
-    opset: int | None,
-    precision: Precision,
-) -> _Plan:
-    if model.training:
-        raise UsageError("the model is in training mode, where it computes something else; call model.eval() first")
-    flavour, opset = flavours.choose(op, opset, precision.arithmetic)
-    output = _check_output(spec, output)
-    preprocessing = _check_preprocessing(spec, embed_preprocess)
-    h, w = sizes.choose(model, spec, size, dynamic_size) or (None, None)
-    form = InputForm(_check_batch(batch), h, w, sizes.rule(model).divisor, embed_preprocess)
-    outputs = FEATURE_NAMES if output == "features" else (output,)
-    return _Plan(form, flavour, opset, output, outputs, preprocessing, precision)
-
-
-def _check_output(spec: ModelSpec, output: str | None) -> str:
-    if output is None:
-        return "features" if spec.decode_head is None else "logits"
-    if output not in prepare.OUTPUTS:
-        raise UsageError(f"output {output!r} is unknown; choose one of {', '.join(prepare.OUTPUTS)}")
-    if spec.decode_head is None and output != "features":
-        raise UsageError(f"output {output} needs a decode head, but this model is a backbone alone; ask for features")
-    return output
-
-
-def _check_preprocessing(spec: ModelSpec, embed: bool) -> Preprocessing | None:
-    if embed and spec.preprocessing is None:
-        raise UsageError(
-            "the preprocessing cannot be embedded: the model's configuration does not say how pictures are normalised; "
-            "pass --config with img_norm_cfg, or leave out --embed-preprocess"
-        )
-    return spec.preprocessing
-
-
-def _check_batch(batch: int | Literal["dynamic"]) -> int | None:
-    if batch == "dynamic":
-        return None
-    if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
-        raise UsageError(f"batch {batch!r} is neither a positive number nor 'dynamic'")
-    return batch
-
-
-def _reference(model: nn.Module, plan: _Plan, seed: int) -> list[parity.Case]:
-    shapes = parity.shapes(plan.size, plan.form.batch, plan.form.size_divisor)
-    # Without a normalisation of the model's own, pictures are brought to the usual range.
-    preprocessing = plan.preprocessing or Preprocessing()
-    return parity.reference(model, shapes, plan.output, preprocessing, plan.form.embed_preprocess, seed, plan.precision)
-
-
-def _trace(model: nn.Module, plan: _Plan) -> ir.Model:
+def _trace(model: nn.Module, plan: Plan) -> ir.Model:
     form = plan.form
     embedded = plan.preprocessing if form.embed_preprocess else None
     module = prepare.traceable(model, plan.flavour.core, plan.output, embedded)
     # A dynamic axis is traced at a number with no meaning of its own: 1, or two equal sizes, would be specialised.
     n = form.batch or 2
-    h, w = plan.size or tuple(units * form.size_divisor for units in sizes.TRACED)
+    traced = sizes.TRACED_DETECTOR if isinstance(model, Detector) else sizes.TRACED
+    h, w = plan.size or tuple(units * form.size_divisor for units in traced)
     pixels = torch.zeros((n, h, w, 3), dtype=torch.uint8)
-    example = pixels if form.embed_preprocess else torch.zeros((n, 3, h, w))
+    examples = {
+        IMAGE: pixels if form.embed_preprocess else torch.zeros((n, 3, h, w)),
+        IMAGE_SIZE: torch.tensor([[h, w]]).expand(n, 2).contiguous(),
+    }
     dims = trace.image_dims(form.batch is None, form.height is None, form.size_divisor, form.embed_preprocess)
-    return trace.trace(module, example, dims, plan.flavour, plan.opset, plan.outputs)
+    return trace.trace(
+        module,
+        {name: examples[name] for name in plan.inputs},
+        {IMAGE: dims, IMAGE_SIZE: {axis: dim for axis, dim in dims.items() if axis == 0}},
+        plan.flavour,
+        plan.opset,
+        plan.outputs + plan.probes,
+    )
+
+
+def _chooser(graph: ir.Model, model: nn.Module) -> bytes | None:
+    """The part of a detector's graph that chooses, where it has a threshold."""
+    if not isinstance(model, Detector) or not detector_checks.has_threshold(model):
+        return None
+    starts, inner = detector_checks.drawn_names(model)
+    outputs = [name for name in (*model.output_names, *inner) if name != "masks"]
+    return probes.cut(graph, (IMAGE, IMAGE_SIZE, *starts), outputs)
 
 
 def _count(graph: ir.Model, model: nn.Module, flavour: Flavour) -> tuple[int, int]:
@@ -267,43 +215,6 @@ _CHECKED = ("parity", "tolerance")
 def _parity_entries(metadata: Metadata, result: Parity) -> dict[str, str]:
     props = to_props(replace(metadata, parity=result.largest(), tolerance=result.tolerance()))
     return {PREFIX + key: props[PREFIX + key] for key in _CHECKED}
-
-
-def _parity(place: files.Staging, plan: _Plan, cases: list[parity.Case], msda_nodes: int) -> Parity:
-    """Compares the written file by every path it can take; sessions one after the other, so that memory holds one."""
-    differences: list[Difference] = []
-    unchecked: dict[str, str] = {}
-    file, kind = place.model, plan.precision.coarsest
-    if kind != "fp32":
-        file = rounding.copy(place)
-    compare = partial(parity.compare, cases=cases, outputs=plan.outputs, optimise=kind == "fp32")
-    custom_ops: Path | None = None
-    if not msda_nodes:
-        differences += compare(file, "plain", None)
-    elif plan.flavour.carries_body:
-        custom_ops, missing = parity.library()
-        if custom_ops is None:
-            unchecked["library"] = missing
-        else:
-            differences += compare(file, "library", custom_ops)
-        differences += compare(file, "body", None)
-    else:
-        # ONNX Runtime has no such operator: a copy of the file with a body for it is compared instead, which checks
-        # all but the plugin's own arithmetic.
-        assert plan.flavour.operator is not None
-        stand_in = files.with_functions(file, [bodies.body(plan.flavour.operator, plan.opset)])
-        differences += compare(stand_in, "stand_in", None)
-        stand_in.unlink()
-    if kind == "fp16" and (not msda_nodes or plan.flavour.carries_body):
-        # ONNX Runtime computes what it has no fp16 kernel for in fp32; that flatters the file, but it must run.
-        differences += parity.compare(place.model, "as_written", custom_ops, cases, plan.outputs)
-    elif kind == "bf16":
-        unchecked["as_written"] = "ONNX Runtime's CPU has no arithmetic in bf16"
-    if file != place.model:
-        file.unlink()
-    result = Parity(tuple(differences), unchecked, None if kind == "fp32" else kind)
-    parity.judge(result.worst())
-    return result
 
 
 class _Timer:

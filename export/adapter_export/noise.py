@@ -28,11 +28,12 @@ class Rounding(TorchDispatchMode):
     Our own operators compute in fp32 inside, as every one of their kernels does.
     """
 
-    def __init__(self, precision: str, image: Tensor, weights: Sequence[Tensor]) -> None:
+    def __init__(self, precision: str, given: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
         super().__init__()
         self.dtype = DTYPES[precision]
         self.weights = {id(weight) for weight in weights}
-        setattr(image, _MARK, True)
+        for each in given:
+            setattr(each, _MARK, True)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -55,16 +56,18 @@ class Rounding(TorchDispatchMode):
 
 
 @torch.no_grad()
-def run(model: nn.Module, call: Callable[[Tensor], Any], image: Tensor, precision: Precision) -> list[Tensor]:
-    """What `call(image)` makes when `model` computes in `precision`, image and results in its io type."""
-    image = _through(_through(image, precision.io), precision.arithmetic)
+def run(
+    model: nn.Module, call: Callable[..., Sequence[Tensor]], given: Sequence[Tensor], precision: Precision
+) -> list[Tensor]:
+    """What `call(*given)` makes when `model` computes in `precision`, `given` and results in its io type."""
+    given = [_through(_through(each, precision.io), precision.arithmetic) for each in given]
     if precision.arithmetic == "fp32":
-        made = call(image)
+        made = call(*given)
     else:
         weights = [*model.parameters(), *model.buffers()]
-        with sdpa_kernel(SDPBackend.MATH), Rounding(precision.arithmetic, image, weights):
-            made = call(image)
-    return [_through(each, precision.io) for each in (made if isinstance(made, (tuple, list)) else (made,))]
+        with sdpa_kernel(SDPBackend.MATH), Rounding(precision.arithmetic, given, weights):
+            made = call(*given)
+    return [_through(each, precision.io) for each in made]
 
 
 def _through(value: Tensor, precision: str) -> Tensor:

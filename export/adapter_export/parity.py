@@ -2,63 +2,49 @@
 
 The reference is the model as it was loaded, in eager fp32, with the reference arithmetic of MSDA, run before anything
 is traced. A graph with a baked size does not fail, it lies; so a dynamic export is compared at sizes and batches that
-the exporter never saw.
-
-The tolerance of an output in fp32 is 1e-3 of its standard deviation plus 1e-5 of its largest value. The first part is
-10 to 100 times the noise of fp32 through a whole model (a wrong LayerNorm eps, size or weight moves outputs by more);
-the second is the rounding that remains where an output hardly varies.
-
-In a half type the model itself moves by far more, and by how much depends on model and picture: over the golden models
-by 0.9e-3 to 3.4e-3 of the standard deviation in fp16 (root mean square) and 0.9e-2 to 2.1e-2 in bf16. So the noise is
-measured by rounding torch's own operators (see `noise`), and the tolerance is 1.5 times that in root mean square, 2.5
-times at the worst place. Right exports of the golden models come to 0.6 to 1.2 of the noise; sampling locations in fp16
-at 512 pixels to 2 and 3.
+the exporter never saw. How far an output may be from torch is said in `tolerance`, what holds for detectors in
+`detector_checks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from adapter_export import noise, pictures
+from adapter_export import detector_checks, detector_steps, matching, pictures, prepare
 from adapter_export.precision import Precision
-from adapter_export.report import Difference
+from adapter_export.report import Difference, Match
 from adapter_export.sizes import UNSEEN, Size
+from adapter_export.tolerance import Array, Gap, Noise, gap, labels_gap, noises, pooled
+from adapter_infer.detectors.detector import Detector
 from adapter_infer.errors import EnvironmentMissing, ParityError
+from adapter_infer.metadata import IMAGE, IMAGE_SIZE
 from adapter_infer.spec import Preprocessing
 
-Array = NDArray[Any]
-
-OF_SPREAD, OF_LARGEST = 1e-3, 1e-5
-OF_NOISE_RMS, OF_NOISE_LARGEST = 1.5, 2.5
 FP32 = Precision()
-
-
-@dataclass(frozen=True)
-class Noise:
-    """By how much one output moves in the asked precision: root mean square and at the worst place."""
-
-    rms: float
-    largest: float
+DRAWS = 2  # of class logits, for every case
+Found = dict[str, Array]
 
 
 @dataclass(frozen=True)
 class Case:
     """One comparison: what the graph is fed, and what torch makes of it (maps, or logits also where labels are out).
 
-    `noises` has one entry an output; none where everything is fp32.
+    `noises` has one entry an output; none where everything is fp32. Of a detector `expected` and `noises` are what
+    stands before any choice, and `detections` what torch finds in the end.
     """
 
     image: Array
     expected: tuple[Array, ...]
     noises: tuple[Noise, ...] = ()
+    image_size: Array | None = None
+    detections: Found = field(default_factory=dict)
 
 
 def shapes(size: Size | None, batch: int | None, divisor: int) -> list[tuple[int, int, int]]:
@@ -69,6 +55,12 @@ def shapes(size: Size | None, batch: int | None, divisor: int) -> list[tuple[int
     if len(sizes) == 1:
         return [(1, *sizes[0]), (3, *sizes[0])]
     return [(3 if i == 0 else 1, *each) for i, each in enumerate(sizes)]
+
+
+def image_sizes(n: int, h: int, w: int, seed: int) -> Array:
+    """(N, 2) int64: the seeded height and width of each picture inside its padding, of which there is always some."""
+    rng = np.random.default_rng(seed)
+    return np.stack([rng.integers(h - h // 4, h, n), rng.integers(w - w // 4, w, n)], 1).astype(np.int64)
 
 
 @torch.no_grad()
@@ -90,51 +82,48 @@ def reference(
         kinds = pictures.KINDS[i % 2 :] + pictures.KINDS[: i % 2]
         raw = pictures.pixels(n, h, w, kinds, seed + i)
         image = pictures.normalise(raw, preprocessing)
-        run: Any = getattr(model, "features", model) if output == "features" else model
-        made = run(torch.from_numpy(image))
-        made = made if isinstance(made, (tuple, list)) else (made,)
-        expected = tuple(each.numpy() for each in made)
-        noises: tuple[Noise, ...] = ()
-        if precision.coarsest != "fp32":
-            moved = noise.run(model, run, torch.from_numpy(image), precision)
-            noises = tuple(_noise(each.numpy(), right, precision) for each, right in zip(moved, expected, strict=True))
-        cases.append(Case(raw if as_pixels else image, expected, noises))
+        if output == "detections":
+            size = image_sizes(n, h, w, seed + i)
+            cases.append(_detector_case(model, raw if as_pixels else None, image, size, precision))
+            continue
+        kind = "logits" if output == "labels" else output
+
+        def run(image: torch.Tensor, kind: str = kind) -> tuple[torch.Tensor, ...]:
+            return prepare.outputs(model, kind, image)
+
+        given = torch.from_numpy(image)
+        expected = tuple(each.numpy() for each in run(given))
+        moves = noises(model, run, (given,), expected, precision)
+        if output == "dense" and moves:
+            moves = _pooled(model, expected, moves)
+        cases.append(Case(raw if as_pixels else image, expected, moves))
     return cases
 
 
-def _noise(moved: Array, expected: Array, precision: Precision) -> Noise:
-    gaps = moved - expected
-    np.abs(gaps, out=gaps)
-    if not np.isfinite(gaps).all():
-        raise ParityError(
-            f"in {precision.coarsest} the model's own activations become infinite on the compared pictures; "
-            f"export with precision {'bf16, or ' if precision.coarsest == 'fp16' else ''}fp32"
-        )
-    return Noise(_rms(gaps), float(gaps.max(initial=0.0)))
+def _detector_case(model: nn.Module, raw: Array | None, image: Array, size: Array, precision: Precision) -> Case:
+    assert isinstance(model, Detector)
+    for picture, (h, w) in zip(image, size, strict=True):
+        picture[:, h:] = 0
+        picture[:, :, w:] = 0
+    given = torch.from_numpy(image)
+
+    def run(image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(detector_steps.dense(model, image).values())
+
+    steps = {name: each.numpy() for name, each in detector_steps.detect(model, given, torch.from_numpy(size)).items()}
+    expected = tuple(steps[name] for name in detector_steps.dense_names(model))
+    found = {name: steps[name] for name in model.output_names if name != "masks"}
+    moves = noises(model, run, (given,), expected, precision)
+    if moves:
+        moves = _pooled(model, expected, moves)
+    return Case(image if raw is None else raw, expected, moves, size, found)
 
 
-def _rms(gaps: Array) -> float:
-    flat = gaps.ravel()  # logits are large: no squares of them are kept
-    return float(np.sqrt(np.vdot(flat, flat) / max(flat.size, 1)))
-
-
-class Gap(NamedTuple):
-    """The figures of a Difference."""
-
-    largest: float
-    limit: float
-    rms: float = 0.0
-    rms_limit: float | None = None
-
-    def named(self, path: str, output: str, input_shape: tuple[int, ...]) -> Difference:
-        """The Difference that says where it was found."""
-        return Difference(path, output, input_shape, *self)
-
-
-def tolerance(expected: Array) -> float:
-    """The largest difference allowed of an output; the smallest normal number where it is all zero."""
-    spread, largest = float(np.std(expected)), float(np.abs(expected).max(initial=0.0))
-    return max(OF_SPREAD * spread + OF_LARGEST * largest, float(np.finfo(np.float32).tiny))
+def _pooled(model: nn.Module, expected: Sequence[Array], moves: Sequence[Noise]) -> tuple[Noise, ...]:
+    assert isinstance(model, Detector)
+    names = detector_steps.dense_names(model)
+    sizes = {name: array.size for name, array in zip(names, expected, strict=True)}
+    return tuple(pooled(dict(zip(names, moves, strict=True)), sizes).values())
 
 
 def library() -> tuple[Path | None, str]:
@@ -147,81 +136,110 @@ def library() -> tuple[Path | None, str]:
         return None, str(error)
 
 
-def compare(
-    file: Path,
-    path: str,
-    custom_ops: Path | None,
-    cases: Sequence[Case],
-    outputs: Sequence[str],
-    *,
-    optimise: bool = True,
-) -> Iterator[Difference]:
-    """Runs the file in ONNX Runtime and yields one Difference an output and case.
+class Session:
+    """A model in ONNX Runtime; `path` names the way it is run in messages.
 
     `custom_ops` is registered where given; otherwise functions run by their bodies. `optimise` False: as the graph
     stands. Errors: ParityError where the runtime refuses the file or a run.
     """
-    import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised, and need not be printed as well
-    if not optimise:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        if custom_ops is not None:
-            options.register_custom_ops_library(str(custom_ops))
-        session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions share no public base class
-        raise ParityError(f"ONNX Runtime refuses the exported graph ({path}): {_first_line(error)}") from error
-    half = session.get_inputs()[0].type == "tensor(float16)"
-    for case in cases:
-        image = case.image.astype(np.float16) if half else case.image
+    def __init__(self, model: Path | bytes, path: str, custom_ops: Path | None = None, optimise: bool = True) -> None:
+        import onnxruntime as ort
+
+        self.path = path
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong is raised, and need not be printed as well
+        if not optimise:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            got = session.run(list(outputs), {"image": image})
+            if custom_ops is not None:
+                options.register_custom_ops_library(str(custom_ops))
+            content = model if isinstance(model, bytes) else str(model)
+            self.session: Any = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions share no public base class
+            raise ParityError(f"ONNX Runtime refuses the exported graph ({path}): {_first_line(error)}") from error
+
+    def run(self, outputs: Sequence[str], inputs: Found) -> list[Array]:
+        """These outputs for these inputs, which may hold more than the model takes and are cast to its types."""
+        feeds = {}
+        for entry in self.session.get_inputs():
+            given = inputs[entry.name]
+            feeds[entry.name] = given.astype(np.float16) if entry.type == "tensor(float16)" else given
+        try:
+            return self.session.run(list(outputs), feeds)
         except Exception as error:
-            shape = "x".join(map(str, case.image.shape))
-            raise ParityError(f"the exported graph fails on input {shape} ({path}): {_first_line(error)}") from error
-        noises = case.noises or (None,) * len(outputs)
-        for name, array, expected, moves in zip(outputs, got, case.expected, noises, strict=True):
-            measure = _labels_difference if name == "labels" else _difference
-            yield measure(array, expected, moves).named(path, name, case.image.shape)
+            shape = "x".join(map(str, inputs[IMAGE].shape))
+            message = f"the exported graph fails on input {shape} ({self.path}): {_first_line(error)}"
+            raise ParityError(message) from error
 
 
-def _limits(expected: Array, moves: Noise | None) -> tuple[float, float | None]:
-    """Of the largest difference, and of its root mean square where there is noise to compare with."""
-    limit = tolerance(expected)
-    if moves is None:
-        return limit, None
-    return max(limit, OF_NOISE_LARGEST * moves.largest), max(limit, OF_NOISE_RMS * moves.rms)
+def compare(session: Session, cases: Sequence[Case], outputs: Sequence[str]) -> Iterator[Difference]:
+    """One Difference an output and case."""
+    for case in cases:
+        got = session.run(outputs, {IMAGE: case.image})
+        yield from _compared(session.path, case, outputs, got)
 
 
-def _difference(got: Array, expected: Array, moves: Noise | None = None) -> Gap:
-    """The differences (infinite where shapes or non-finite values differ) and their limits."""
-    limit, rms_limit = _limits(expected, moves)
-    if got.shape != expected.shape:
-        return Gap(np.inf, limit, np.inf, rms_limit)
-    gaps = got.astype(expected.dtype, copy=False) - expected
-    np.abs(gaps, out=gaps)
-    return Gap(_largest(gaps), limit, 0.0 if rms_limit is None else _rms(gaps), rms_limit)
+def _compared(path: str, case: Case, names: Sequence[str], got: Sequence[Array]) -> Iterator[Difference]:
+    moves = case.noises or (None,) * len(names)
+    for name, array, expected, moved in zip(names, got, case.expected, moves, strict=True):
+        measure = labels_gap if name == "labels" else gap
+        yield measure(array, expected, moved).named(path, name, case.image.shape)
 
 
-def _labels_difference(got: Array, logits: Array, moves: Noise | None = None) -> Gap:
-    """By how much, at the worst pixel, the logit of the chosen class is below the best one; and its limit.
+def compare_detector(
+    session: Session,
+    cases: Sequence[Case],
+    model: nn.Module,
+    precision: Precision,
+    chooser: Session | None = None,
+    exact: bool = True,
+) -> tuple[list[Difference], list[Match]]:
+    """One Difference a step and case, and how far the detections agree; `session` shows the steps as outputs.
 
-    Both may move by the tolerance, so a class within twice of it is as good as the best.
+    `chooser` is the part of the graph behind the raw predictions; it is run on drawn ones too. `exact` False: what the
+    runtime shows of a step is not, to the last bit, what it goes on with, so that only the dense steps are compared.
     """
-    limit = 2 * _limits(logits, moves)[0]
-    n, classes, h, w = logits.shape
-    if got.shape != (n, h, w) or got.min(initial=0) < 0 or got.max(initial=0) >= classes:
-        return Gap(np.inf, limit)
-    chosen = np.take_along_axis(logits, got[:, None], 1)[:, 0]
-    return Gap(_largest(logits.max(1) - chosen), limit)
+    assert isinstance(model, Detector)
+    names = (*model.output_names, *detector_steps.names(model))
+    differences: list[Difference] = []
+    matches = []
+    for i, case in enumerate(cases):
+        assert case.image_size is not None
+        inputs = {IMAGE: case.image, IMAGE_SIZE: case.image_size}
+        found = dict(zip(names, session.run(names, inputs), strict=True))
+        dense = detector_steps.dense_names(model)
+        differences += _compared(session.path, case, dense, [found[name].astype(np.float32) for name in dense])
+        matches.append(matching.match(session.path, case.image.shape, found, case.detections))
+        if not exact:
+            continue
+        graph = detector_checks.Graph(model, found, case.image_size, precision)
+        steps = list(detector_checks.networks(graph)) + list(detector_checks.choices(graph))
+        differences += _named(session.path, steps, case)
+        for draw in range(0 if chooser is None else DRAWS):
+            made = detector_checks.drawn(model, found, DRAWS * i + draw)
+            assert chooser is not None
+            differences += _named(chooser.path, _chosen(chooser, made, inputs, graph), case)
+    return differences, matches
 
 
-def _largest(gaps: Array) -> float:
-    """The largest gap; infinite where one is not a number, which ordinary comparisons would let pass."""
-    largest = float(gaps.max(initial=0.0))
-    return largest if np.isfinite(largest) else float(np.inf)
+def _chosen(chooser: Session, made: Found, inputs: Found, graph: detector_checks.Graph) -> list[tuple[str, Gap]]:
+    starts, inner = detector_checks.drawn_names(graph.model)
+    names = [name for name in (*graph.model.output_names, *inner) if name != "masks"]
+    given = {name: made[name].astype(np.float32) for name in starts}
+    found = given | dict(zip(names, chooser.run(names, given | inputs), strict=True))
+    case = detector_checks.Graph(graph.model, found, inputs[IMAGE_SIZE], FP32)
+    return list(detector_checks.choices(case))
+
+
+def _named(path: str, gaps: Sequence[tuple[str, Gap]], case: Case) -> list[Difference]:
+    """The worst gap of each step."""
+    worst: dict[str, Difference] = {}
+    for name, each in gaps:
+        difference = each.named(path, name, case.image.shape)
+        if name not in worst or difference.share > worst[name].share:
+            worst[name] = difference
+    return list(worst.values())
 
 
 def judge(worst: Difference | None) -> None:
@@ -229,11 +247,16 @@ def judge(worst: Difference | None) -> None:
     if worst is None or worst.share <= 1.0:
         return
     shape = "x".join(map(str, worst.input_shape))
+    where = f"at input {shape} through the {worst.path} path"
+    if worst.reason:
+        raise ParityError(
+            f"parity failed: {worst.output} are not what torch chooses {where}: {worst.reason}; no file was kept"
+        )
     by_rms = worst.rms_limit is not None and worst.rms / worst.rms_limit > worst.largest / worst.limit
     amount, limit = (worst.rms, worst.rms_limit) if by_rms else (worst.largest, worst.limit)
     raise ParityError(
-        f"parity failed: output {worst.output} differs from torch by {amount:.3g}{' in root mean square' * by_rms} at "
-        f"input {shape} through the {worst.path} path, more than the tolerance of {limit:.3g}; no file was kept"
+        f"parity failed: output {worst.output} differs from torch by {amount:.3g}{' in root mean square' * by_rms} "
+        f"{where}, more than the tolerance of {limit:.3g}; no file was kept"
     )
 
 

@@ -8,15 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adapter_export import detector_steps
 from adapter_infer.beit import BEiT
+from adapter_infer.detectors.detector import Detector
 from adapter_infer.msda import MSDeformAttn
 from adapter_infer.spec import Preprocessing
 
-OUTPUTS = ("logits", "labels", "features")
-
 
 class Preprocess(nn.Module):
-    """uint8 (N, H, W, 3) RGB pixels to the network's normalised float32 (N, 3, H, W)."""
+    """uint8 (N, H, W, 3) RGB pixels to the network's normalised float32 (N, 3, H, W).
+
+    Where an image_size (N, 2) is given, zero outside of it, as the official padding is.
+    """
 
     mean: Tensor
     scale: Tensor
@@ -29,28 +32,54 @@ class Preprocess(nn.Module):
         scale = 1.0 / torch.tensor(settings.std, dtype=torch.float64)
         self.register_buffer("scale", scale.to(torch.float32).reshape(3, 1, 1), persistent=False)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, image_size: Tensor | None = None) -> Tensor:
         pixels = image.permute(0, 3, 1, 2)
         if not self.to_rgb:  # the network wants BGR
             pixels = torch.cat([pixels[:, 2:], pixels[:, 1:2], pixels[:, :1]], 1)
-        return (pixels.to(torch.float32) - self.mean) * self.scale
+        normalised = (pixels.to(torch.float32) - self.mean) * self.scale
+        if image_size is None:
+            return normalised
+        height, width = image_size[:, :1, None, None], image_size[:, 1:, None, None]
+        rows = torch.arange(image.shape[1], device=image.device)[:, None] < height
+        columns = torch.arange(image.shape[2], device=image.device) < width
+        return torch.where(rows & columns, normalised, 0.0)
+
+
+def outputs(model: nn.Module, output: str, image: Tensor, image_size: Tensor | None = None) -> tuple[Tensor, ...]:
+    """The tensors of one kind of output, for a normalised `image` (N, 3, H, W).
+
+    Of "detections" the steps of the detector follow behind; the arithmetic of the other kinds knows no image_size.
+    """
+    if output == "detections":
+        assert isinstance(model, Detector) and image_size is not None
+        return tuple(detector_steps.detect(model, image, image_size).values())
+    if output == "dense":
+        assert isinstance(model, Detector)
+        return tuple(detector_steps.dense(model, image).values())
+    made: Any
+    if output == "features":
+        backbone: Any = model.backbone if isinstance(model, Detector) else getattr(model, "features", model)
+        made = backbone(image)
+    elif output == "queries":
+        queries: Any = getattr(model, "queries", model)
+        made = queries(image)
+    else:
+        logits = model(image)
+        made = logits.argmax(1) if output == "labels" else logits
+    return tuple(made) if isinstance(made, (tuple, list)) else (made,)
 
 
 class Graph(nn.Module):
-    """What is traced: `image` in, the asked output out."""
+    """What is traced: `image`, and of "detections" `image_size`, in; the tensors of the asked output out."""
 
     def __init__(self, model: nn.Module, output: str, preprocessing: Preprocessing | None) -> None:
         super().__init__()
         self.model, self.output = model, output
         self.preprocess = None if preprocessing is None else Preprocess(preprocessing)
 
-    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
-        image = image if self.preprocess is None else self.preprocess(image)
-        if self.output == "features":
-            features: Any = getattr(self.model, "features", self.model)
-            return tuple(features(image))
-        logits = self.model(image)
-        return logits.argmax(1) if self.output == "labels" else logits
+    def forward(self, image: Tensor, image_size: Tensor | None = None) -> tuple[Tensor, ...]:
+        image = image if self.preprocess is None else self.preprocess(image, image_size)
+        return outputs(self.model, self.output, image, image_size)
 
 
 def traceable(model: nn.Module, core: str, output: str, preprocessing: Preprocessing | None) -> Graph:

@@ -12,10 +12,12 @@ from adapter_infer.metadata import InputForm
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one output of one run is from torch. `path` is "library", "body", "stand_in", "plain" or "as_written".
+    """How far one output, or one step of a detector, is from torch in one run.
 
-    `largest` is the largest absolute difference (of labels: by how much the chosen class's logit is below the best),
-    `limit` the tolerance. `rms` is the root of the mean squared difference, held to `rms_limit` where that is given.
+    `path` is "library", "body", "stand_in", "plain", "as_written", or "drawn" for what a detector chooses from drawn
+    predictions. `largest` is the largest absolute difference (of labels: by how much the chosen class's logit is below
+    the best; of boxes: in pixels), `limit` the tolerance. `rms` is the root of the mean squared difference, held to
+    `rms_limit` where that is given. Where a choice is wrong, `reason` says how, and `largest` is infinite.
     """
 
     path: str
@@ -25,6 +27,7 @@ class Difference:
     limit: float
     rms: float = 0.0
     rms_limit: float | None = None
+    reason: str = ""
 
     @property
     def share(self) -> float:
@@ -34,16 +37,34 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Match:
+    """How far the detections of one run agree with torch's, end to end: pairs of one label whose boxes overlap by 0.9.
+
+    `unmatched` counts those of both sides that have no partner; `worst_iou` and `worst_score` are the smallest overlap
+    and the largest difference of scores in a pair, None without pairs.
+    """
+
+    path: str
+    input_shape: tuple[int, ...]
+    matched: int
+    unmatched: int
+    worst_iou: float | None
+    worst_score: float | None
+
+
+@dataclass(frozen=True)
 class Parity:
     """All comparisons, and the runtime paths that could not be tried with the reason.
 
     `rounded` says how a half type was compared: an fp32 stand-in for the file, rounded to that type after each
-    operator; but the path "as_written" is the file itself. None where the file has no half type.
+    operator; but the path "as_written" is the file itself. None where the file has no half type. `matches` has one
+    entry a case and path for a detector; they are no part of the judgement, which goes by its steps.
     """
 
     differences: tuple[Difference, ...] = ()
     unchecked: dict[str, str] = field(default_factory=dict)
     rounded: str | None = None
+    matches: tuple[Match, ...] = ()
 
     def worst(self, path: str | None = None) -> Difference | None:
         """The comparison that used up most of its tolerance, of one path or of all."""

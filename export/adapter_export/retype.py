@@ -9,12 +9,16 @@ Kept in fp32:
   is cast where it meets them;
 - what turns the projection of the queries into locations and weights, where the graph spells it out: locations in fp16
   cost 1e-2; and all of the sampling where it is spelt out too, as torch does;
+- of a detector, all that makes boxes and scores of what its heads say: the coordinates of a picture of 1333 pixels do
+  not fit a half type. RoIAlign reads its map in fp32 too, since one type serves both its inputs;
 - the operators of `_STATISTICS`; TensorRT's own plugin, which computes coordinates in the type of its values; the
   embedded normalisation of pixels; and in bf16 transposed convolutions, which TensorRT does not build in that type;
 - the softmax of attention on request. LayerNormalization computes its statistics in fp32 by itself (stash_type).
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import numpy as np
 import onnx_ir as ir
@@ -36,15 +40,17 @@ _AS_IT_COMES = "TS"  # the type of our operators' positions: of the value's type
 _OURS = {(operator.domain, operator.name) for operator in OPERATORS}
 
 
-def retype(model: ir.Model, precision: Precision) -> None:
+def retype(model: ir.Model, precision: Precision, half_ends: Collection[str] = ()) -> None:
     """Changes `model` in place; nothing changes for fp32 inside and out. Weights are rounded when they are written.
+
+    `half_ends` names the values of a detector that its boxes and scores are computed from.
 
     Errors: UsageError where a weight is beyond the type's largest number.
     """
     if precision.coarsest == "fp32":
         return
     half, io = TYPES[precision.arithmetic], TYPES[precision.io]
-    kept = set(model.graph) if half == FLOAT else _fp32_nodes(model.graph, precision)
+    kept = set(model.graph) if half == FLOAT else _fp32_nodes(model.graph, precision, half_ends)
     _Writer(model.graph, half, io).write(kept)
     for node in model.graph:
         if precision.attention_fp32 and node.op_type == "Attention":  # of opset 23; its softmax is inside
@@ -54,10 +60,10 @@ def retype(model: ir.Model, precision: Precision) -> None:
 # --- Which nodes keep fp32 ---
 
 
-def _fp32_nodes(graph: ir.Graph, precision: Precision) -> set[ir.Node]:
+def _fp32_nodes(graph: ir.Graph, precision: Precision, half_ends: Collection[str]) -> set[ir.Node]:
     varying = _varying(graph)
     kept = {node for node in graph if not varying.intersection(node.outputs)}
-    kept |= _sampling(graph, varying)
+    kept |= _sampling(graph, varying) | _boxes(graph, half_ends)
     for node in graph:
         if (
             node.op_type in _STATISTICS
@@ -75,8 +81,8 @@ def _fp32_nodes(graph: ir.Graph, precision: Precision) -> set[ir.Node]:
 
 
 def _varying(graph: ir.Graph) -> set[ir.Value]:
-    """Values that depend on the pixels of the picture; its sizes alone do not count."""
-    varying = set(graph.inputs)
+    """Values that depend on the pixels of the picture, the first input; its sizes alone do not count."""
+    varying = {graph.inputs[0]}
     for node in graph:
         if node.op_type != "Shape" and varying.intersection(node.inputs):
             varying.update(node.outputs)
@@ -101,6 +107,23 @@ def _sampling(graph: ir.Graph, varying: set[ir.Value]) -> set[ir.Node]:
     return found
 
 
+def _boxes(graph: ir.Graph, half_ends: Collection[str]) -> set[ir.Node]:
+    """The nodes behind a detector's raw predictions, but for what a box head makes of the features under its boxes."""
+    behind = {value for node in graph for value in node.outputs if value.name in half_ends}
+    aligned: set[ir.Value] = set()
+    found: set[ir.Node] = set()
+    for node in graph:
+        features = node.op_type == "RoiAlign" or bool(aligned.intersection(node.inputs))
+        if features and node.op_type in _PROJECTIONS:  # a head begins
+            continue
+        if node.op_type == "RoiAlign" or behind.intersection(node.inputs):
+            found.add(node)
+            behind.update(node.outputs)
+            if features:
+                aligned.update(node.outputs)
+    return found
+
+
 def _ends_sampling(node: ir.Node) -> bool:
     if node.op_type in _PROJECTIONS or (node.domain, node.op_type) in _OURS:
         return True
@@ -120,7 +143,12 @@ class _Writer:
         self.typed: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
 
     def write(self, kept: set[ir.Node]) -> None:
-        """All but the `kept` nodes get the half type."""
+        """All but the `kept` nodes get the half type; the body of a loop keeps the fp32 of what it stands in."""
+        for node in self.graph:
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.GRAPH:
+                    taken = {value for inner in attribute.as_graph() for value in inner.inputs if value is not None}
+                    self.typed |= {(value, FLOAT): value for value in taken & self.weights}
         for value in self.graph.inputs:
             if value.dtype == FLOAT:
                 value.dtype = self.io

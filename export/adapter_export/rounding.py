@@ -8,6 +8,7 @@ Run it without ONNX Runtime's optimisations, which might remove pairs of casts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -23,9 +24,15 @@ _MOVES = {"Reshape", "Transpose", "Slice", "Concat", "Split", "Squeeze", "Unsque
 _MOVES |= {"Identity", "Pad", "MaxPool", "Relu"}
 
 
-def copy(place: Staging) -> Path:
-    """The stand-in for a staged model, beside it (a second file with weights serves both)."""
+def copy(place: Staging, probes: Sequence[str] = ()) -> Path:
+    """The stand-in for a staged model, beside it (a second file with weights serves both).
+
+    `probes` names inner values that become outputs of the stand-in.
+    """
     model, path = ir.load(place.model), place.model.with_name(f"rounded-{place.model.name}")
+    if probes:
+        inner = {value.name: value for node in model.graph for value in node.outputs}
+        model.graph.outputs.extend(inner[name] for name in probes)
     emulate(model)
     if place.data.exists():
         ir.save(model, path)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from adapter_export.precision import Precision
     from adapter_export.report import ExportReport, Parity
 
+WIDTH = 160  # of a terminal that inspections are written for
+TOGETHER = "\u00a0"  # a space at which no line is broken, until it is printed
 FLOATS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 PATHS = {
     "library": "through the op library",
@@ -22,6 +26,8 @@ PATHS = {
     "stand_in": "through a stand-in for the plugin",
     "plain": "in standard operators",
     "as_written": "by ONNX Runtime as it computes fp16",
+    "drawn": "choosing from drawn predictions",
+    "chain": "of the two files, one after the other, from the whole one",
 }
 
 
@@ -74,7 +80,23 @@ def _parity_lines(parity: Parity | None) -> dict[str, str]:
         if parity.rounded is not None and path != "as_written":
             way += f", in fp32 rounded to {parity.rounded} after each operator"
         lines[f"parity, {path}"] = f"largest difference {parity.largest()[path]:.2e} {way} ({allowed})"
+    lines |= _match_lines(parity)
     return lines | {f"parity, {path}": f"not checked: {reason}" for path, reason in parity.unchecked.items()}
+
+
+def _match_lines(parity: Parity) -> dict[str, str]:
+    """Of a detector: how many of torch's detections are found, by path."""
+    lines = {}
+    for path in dict.fromkeys(match.path for match in parity.matches):
+        own = [match for match in parity.matches if match.path == path]
+        overlaps = [match.worst_iou for match in own if match.worst_iou is not None]
+        scores = [match.worst_score for match in own if match.worst_score is not None]
+        matched, unmatched = sum(match.matched for match in own), sum(match.unmatched for match in own)
+        text = f"{matched} as in torch, {unmatched} without partner"
+        if overlaps:
+            text += f"; smallest overlap {min(overlaps):.6f}, largest difference of scores {max(scores):.1e}"
+        lines[f"detections, {path}"] = text
+    return lines
 
 
 def inspection(found: Mapping[str, Any], target: Path | None) -> None:
@@ -83,32 +105,33 @@ def inspection(found: Mapping[str, Any], target: Path | None) -> None:
         _write_json(dict(found), target)
         if str(target) == "-":
             return
-    _print({key.replace("_", " "): _text(value) for key, value in found.items()}, sys.stdout)
+    _print({key.replace("_", " "): _text(value) for key, value in found.items()}, sys.stdout, WIDTH)
 
 
 def as_inspection(spec: ModelSpec) -> dict[str, Any]:
     """A model that no checkpoint was given for, in the form of an inspection."""
-    settings = spec.inference
-    return {
-        "model": {"name": spec.name, "source": spec.source, "num_classes": spec.num_classes},
-        "backbone": spec.backbone,
-        "neck": spec.neck or {},
-        "decode_head": spec.decode_head or {},
-        "test": {"mode": settings.mode, "crop": settings.crop, "stride": settings.stride},
-    }
+    settings, pictures = spec.inference, spec.preprocessing
+    test = {"mode": settings.mode, "crop": settings.crop, "stride": settings.stride}
+    report: dict[str, Any] = {"model": spec.summary(), "backbone": spec.backbone}
+    if spec.detector is None:
+        report |= {"neck": spec.neck or {}, "decode_head": spec.decode_head or {}}
+    else:
+        report |= {name: part for name, part in spec.detector.items() if name not in {"type", "test_cfg"}}
+        test |= spec.detector.get("test_cfg", {})
+    return report | {"pictures": {} if pictures is None else asdict(pictures), "test": test}
 
 
 def presets() -> None:
-    """One preset a line: name, backbone, head, classes, crop."""
+    """One preset a line: name, task, backbone, detector or head, classes, and the crops or pictures that it sees."""
     from adapter_infer import presets as table
 
     rows = []
     for name in table.names():
         spec = table.spec(name)
-        head = (spec.decode_head or {}).get("type", "-")
-        crop = "x".join(map(str, spec.inference.crop or ()))
-        rows.append((name, spec.backbone["type"], head, f"{spec.num_classes} classes", crop))
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        size = spec.inference.crop or (spec.preprocessing and spec.preprocessing.scale) or ()
+        seen = f"{spec.inference.mode} {'x'.join(map(str, size))}"
+        rows.append((name, spec.task, spec.backbone["type"], spec.kind or "-", f"{spec.num_classes} classes", seen))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
@@ -122,18 +145,28 @@ def _write_json(data: Mapping[str, Any], target: Path) -> None:
         stream.write((text + "\n").encode())
 
 
-def _print(lines: Mapping[str, str], stream: Any) -> None:
+def _print(lines: Mapping[str, str], stream: Any, limit: int | None = None) -> None:
+    """Names and values in two columns; beyond `limit` characters a value goes on below itself."""
     shown = {key: value for key, value in lines.items() if value}
     width = max(map(len, shown))
     for key, value in shown.items():
-        print(f"{key.ljust(width)}  {value}", file=stream)
+        line = f"{key.ljust(width)}  {value}"
+        if limit is not None:
+            indent = " " * (width + 2)
+            line = textwrap.fill(line, limit, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        print(line.replace(TOGETHER, " "), file=stream)
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, inner: bool = False) -> str:
+    """A value in words; `inner` is one that stands in another."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_text(item)}" for key, item in value.items() if item not in (None, ""))
+        known = {key: item for key, item in value.items() if item not in (None, "")}
+        shown = ", ".join(f"{key}{TOGETHER}{_text(item, True)}" for key, item in known.items())
+        return f"({shown})" if inner else shown
     if isinstance(value, (list, tuple)):
-        return ", ".join(_text(item) for item in value)
+        nested = any(isinstance(item, (list, tuple)) for item in value)
+        words = [f"[{_text(item, True)}]" if nested else _text(item, True) for item in value]
+        return (" " if inner else ", ").join(words)
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value)

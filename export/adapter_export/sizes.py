@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from adapter_infer.beit import BEiT
+from adapter_infer.dinov3.adapter import DINOv3Adapter
 from adapter_infer.errors import UsageError
 from adapter_infer.geometry import check_image_size
 from adapter_infer.spec import ModelSpec
@@ -17,6 +18,7 @@ Size = tuple[int, int]
 # A dynamic export is traced at one size and compared at others, in units of the divisor. None is square, and seven or
 # more units of 32 hold whole and padded attention windows.
 TRACED = (4, 6)
+TRACED_DETECTOR = (6, 10)  # a side of 1 would be specialised, and a detector's coarsest map has a stride of 128
 UNSEEN = ((2, 3), (7, 5), (5, 9))
 
 
@@ -30,7 +32,8 @@ class SizeRule:
 
 def rule(model: nn.Module) -> SizeRule:
     """The rule of a Segmentor or a backbone."""
-    backbone: Any = getattr(model, "backbone", model)
+    # A DINOv3 adapter is a backbone that has a ViT of its own inside.
+    backbone: Any = model if isinstance(model, DINOv3Adapter) else getattr(model, "backbone", model)
     fixed = None
     if isinstance(backbone, BEiT):
         fixed = backbone.fixed_size
@@ -38,6 +41,15 @@ def rule(model: nn.Module) -> SizeRule:
         if fixed is None and backbone.biased and any(whole):
             fixed = 16 * backbone.sizes[whole.index(True)]
     return SizeRule(int(backbone.size_divisor), fixed)
+
+
+def padded(spec: ModelSpec) -> Size | None:
+    """(height, width) of a wide picture in a detector's test pipeline, resized and padded; None for others."""
+    settings = spec.preprocessing
+    if settings is None or not settings.pad or settings.scale is None:
+        return None
+    h, w = (-(-side // settings.size_divisor) * settings.size_divisor for side in sorted(settings.scale))
+    return h, w
 
 
 def choose(model: nn.Module, spec: ModelSpec, size: Size | None, dynamic: bool) -> Size | None:
@@ -54,7 +66,7 @@ def choose(model: nn.Module, spec: ModelSpec, size: Size | None, dynamic: bool) 
             )
         return None
     if size is None:
-        size = spec.inference.crop
+        size = spec.inference.crop or padded(spec)
     if size is None and limits.fixed is not None:
         size = (limits.fixed, limits.fixed)
     if size is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from adapter_export import schema
+from adapter_export import detection_ops, schema
 from adapter_export.flavours import Flavour, translations
 from adapter_infer.errors import AdapterError, ParityError
 
@@ -42,13 +42,15 @@ def quiet() -> Iterator[None]:
 
 def trace(
     module: nn.Module,
-    example: Tensor,
-    dynamic_dims: dict[int, Any],
+    examples: Mapping[str, Tensor],
+    dynamic_dims: Mapping[str, dict[int, Any]],
     flavour: Flavour,
     opset: int,
     output_names: Sequence[str],
 ) -> ir.Model:
-    """The ONNX graph of `module` for an image like `example`; `dynamic_dims` maps its axes to torch.export.Dim.
+    """The ONNX graph of `module` for inputs like `examples`, the first of them the image.
+
+    `dynamic_dims` maps the dynamic axes of each input to torch.export.Dim.
 
     Errors: AdapterError with the exporter's own words where it cannot trace the module.
     """
@@ -57,8 +59,12 @@ def trace(
         # The CPU's flash kernel returns another memory layout than the attention that the exporter writes; tracing with
         # it leaves views in the graph that the exporter then refuses.
         try:
+            shapes = {name: dynamic_dims[name] or None for name in examples}
             program = torch.export.export(
-                module, (example,), dynamic_shapes=(dynamic_dims,) if dynamic_dims else None, strict=False
+                module,
+                tuple(examples.values()),
+                dynamic_shapes=shapes if any(shapes.values()) else None,
+                strict=False,
             )
             converted = torch.onnx.export(
                 program,
@@ -66,16 +72,16 @@ def trace(
                 dynamo=True,
                 verbose=False,
                 opset_version=opset,
-                input_names=["image"],
+                input_names=list(examples),
                 output_names=list(output_names),
-                custom_translation_table=translations(flavour),
+                custom_translation_table=translations(flavour) | detection_ops.translations(),
             )
         except AdapterError:
             raise
         except Exception as error:
             raise AdapterError(f"the model could not be traced: {_first_words(error)}") from error
     assert converted is not None
-    _name_axes(converted.model, dynamic_dims)
+    _name_axes(converted.model, dynamic_dims[next(iter(examples))])
     return converted.model
 
 

@@ -176,7 +176,7 @@ def test_refusals_that_depend_on_what_is_known_of_the_model(load: Any, tmp_path:
     with pytest.raises(UsageError, match="names no crop size; pass --size"):
         export(model, unknown, target)
     backbone, backbone_spec = load("backbones", "seg_vit_adapter_light")
-    with pytest.raises(UsageError, match="output labels needs a decode head"):
+    with pytest.raises(UsageError, match="output labels needs a head"):
         export(backbone, backbone_spec, target, size=(64, 64), output="labels")
     with pytest.raises(UsageError, match="training mode"):
         export(load("backbones", "seg_vit_adapter_light")[0].train(), backbone_spec, target, size=(64, 64))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import adapter_infer.geometry
-from adapter_export import bodies, export, exporter, files, parity
+from adapter_export import bodies, export, exporter, files, parity, tolerance
 from adapter_export.report import Difference, Parity
 from adapter_infer.errors import AdapterError, EnvironmentMissing, ParityError
 
@@ -116,14 +116,14 @@ def _small_graph() -> Any:
 
 def test_tolerance_follows_the_outputs_scale() -> None:
     noise = np.random.default_rng(0).standard_normal(100_000).astype(np.float32)
-    assert parity.tolerance(noise) == pytest.approx(1e-3, rel=0.1)
-    assert parity.tolerance(1000 * noise) == pytest.approx(1, rel=0.1)
-    assert parity.tolerance(np.full(100, 5.0, np.float32)) == pytest.approx(5e-5)
-    assert parity.tolerance(np.zeros(100, np.float32)) < 1e-30
+    assert tolerance.tolerance(noise) == pytest.approx(1e-3, rel=0.1)
+    assert tolerance.tolerance(1000 * noise) == pytest.approx(1, rel=0.1)
+    assert tolerance.tolerance(np.full(100, 5.0, np.float32)) == pytest.approx(5e-5)
+    assert tolerance.tolerance(np.zeros(100, np.float32)) < 1e-30
 
 
 def differences(outputs: str, got: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
-    gap = (parity._labels_difference if outputs == "labels" else parity._difference)(got, expected)
+    gap = (tolerance.labels_gap if outputs == "labels" else tolerance.gap)(got, expected)
     return gap.largest, gap.limit
 
 

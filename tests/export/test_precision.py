@@ -19,7 +19,7 @@ import torch
 import adapter_infer.geometry
 import golden
 import rtx_rig
-from adapter_export import export, exporter, noise, parity, retype, rounding, schema
+from adapter_export import export, exporter, noise, parity, retype, rounding, schema, tolerance
 from adapter_export.cli import main
 from adapter_export.precision import Precision, choose
 from adapter_infer import metadata
@@ -238,26 +238,26 @@ def test_the_noise_is_that_of_the_type_and_leaves_positions_alone(load: Any) -> 
     model, _ = load(*LIGHT)
     image = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     right = model(image)
-    moved = {name: noise.run(model, model, image, Precision(name)) for name in ("fp16", "bf16")}
+    moved = {name: noise.run(model, model, (image,), Precision(name)) for name in ("fp16", "bf16")}
     rms = {name: float((maps[1] - right[1]).square().mean().sqrt() / right[1].std()) for name, maps in moved.items()}
     assert 2e-4 < rms["fp16"] < 2e-3 and 6 < rms["bf16"] / rms["fp16"] < 11  # three bits are a factor of eight
     assert all(torch.equal(each, each.half().float()) for each in moved["fp16"])
     seen = []
-    with noise.Rounding("bf16", image, []):
+    with noise.Rounding("bf16", [image], []):
         seen.append(adapter_infer.geometry.reference_points([(25, 19)], "cpu"))
     assert torch.equal(seen[0], adapter_infer.geometry.reference_points([(25, 19)], "cpu"))
 
 
 def test_half_types_are_held_to_the_noise() -> None:
     expected = np.random.default_rng(0).standard_normal((1, 4, 64, 64)).astype(np.float32)
-    moves = parity.Noise(rms=2e-3, largest=1e-2)
-    gap = parity._difference(expected + np.float32(2.9e-3), expected, moves)
+    moves = tolerance.Noise(rms=2e-3, largest=1e-2)
+    gap = tolerance.gap(expected + np.float32(2.9e-3), expected, moves)
     assert gap.limit == pytest.approx(2.5e-2) and gap.rms_limit == pytest.approx(3e-3)
     assert gap.named("body", "logits", ()).share == pytest.approx(0.967, abs=0.01)
-    gap = parity._difference(expected + np.float32(3.1e-3), expected, moves)
+    gap = tolerance.gap(expected + np.float32(3.1e-3), expected, moves)
     with pytest.raises(ParityError, match=r"differs from torch by 0\.0031 in root mean square .* tolerance of 0\.003;"):
         parity.judge(gap.named("body", "logits", (1, 3, 64, 64)))
-    assert parity._difference(np.full_like(expected, np.nan), expected, moves).largest == np.inf
+    assert tolerance.gap(np.full_like(expected, np.nan), expected, moves).largest == np.inf
 
 
 # --- The rewriting, on small graphs ---

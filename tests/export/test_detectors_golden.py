@@ -1,0 +1,136 @@
+"""Every golden detector through its ONNX file, from the official input to the official detections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from filelock import FileLock
+
+import golden
+from adapter_export import detector_steps, export, probes
+from adapter_infer.detectors.detections import Detections
+from adapter_infer.detectors.picture import PictureDetections, on_picture
+from adapter_infer.metadata import DETECTION_NAMES
+from adapter_plugins import library
+from export import detector_cases
+
+TOLERANCE = 1e-4  # of raw tensors; two correct float32 programs differ by some 1e-5 here
+# One travels with the project; the others take a minute each.
+QUICK = "mask_rcnn_vitdet_baseline"
+NAMES = [pytest.param(name, marks=[] if name == QUICK else pytest.mark.slow) for name in detector_cases.GOLDEN]
+FORMS: dict[str, dict[str, Any]] = {"static": {}, "dynamic": {"batch": "dynamic", "dynamic_size": True}}
+
+if not NAMES:
+    pytest.skip("no golden detector in tests/data/golden/models or where ADAPTER_GOLDEN says", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[str, str], Path]:
+    """The path of a golden detector's file, made by the first who asks."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base if worker_id == "master" else base.parent) / "detectors"
+    root.mkdir(exist_ok=True)
+    torch.set_num_threads(1)
+
+    def written(name: str, form: str) -> Path:
+        path = root / f"{name}-{form}.onnx"
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                model, spec = detector_cases.from_golden(name)
+                options = FORMS[form] or {"size": golden.array("models", name, "input.npy").shape[2:]}
+                report = export(model, spec, path, **options)
+                assert report.parity is not None
+                assert {match.unmatched for match in report.parity.matches} == {0}
+        return path
+
+    return written
+
+
+def run(path: Path, name: str, names: tuple[str, ...], *, with_library: bool = True) -> dict[str, np.ndarray]:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    if with_library:
+        options.register_custom_ops_library(str(library("msda_ort_cpu")))
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    size = golden.config("models", name)["img_meta"]["img_shape"][:2]
+    feeds = {"image": golden.array("models", name, "input.npy"), "image_size": np.array([size], np.int64)}
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def check(output: np.ndarray, name: str, tensor: str) -> None:
+    """Within TOLERANCE, or five times what float32 itself cost the official code where that is more."""
+    entry = golden.config("models", name)["tensors"][tensor]
+    truth = golden.array("models", name, entry["file"])
+    found = output[..., ::2, ::2] if entry["every_2nd_pixel"] else output
+    assert found.shape == truth.shape, tensor
+    difference = float(np.abs(found - truth).max())
+    assert difference < max(TOLERANCE, 5 * entry["fp32_vs_fp64_maxabs"]), f"{tensor} {difference}"
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", NAMES)
+def test_raw_tensors_equal_the_official_ones(name: str, form: str, written: Any) -> None:
+    if not (golden.folder("models", name) / "neck1.npy").is_file():
+        pytest.skip(f"only the results of {name} travel with the project; ADAPTER_GOLDEN names the full set")
+    model, _ = detector_cases.from_golden(name)
+    names = detector_steps.names(model)
+    shown = probes.show(written(name, form), names)
+    found = run(shown, name, names)
+    shown.unlink()
+    tensors = golden.config("models", name)["tensors"]
+    kinds = {"neck": "neck", "rpn_scores": "rpn_cls", "rpn_deltas": "rpn_bbox", "class_logits": "head_cls"}
+    kinds |= {"box_deltas": "head_bbox", "centerness": "head_centerness"}
+    compared = 0
+    for step in detector_steps.dense_names(model):
+        kind, _, i = step.rpartition("_")
+        check(found[step], name, f"{kinds[kind]}{int(i) + 1}")
+        compared += 1
+    assert compared >= 4
+    if name.startswith("sparse"):  # its boxes and vectors follow from no choice, so every stage can be compared
+        for k in range(6):
+            check(found[f"stage_deltas_{k}"], name, f"stage{k + 1}_reg")
+        check(found["stage_logits_5"], name, "stage6_cls")
+    elif "proposals" in tensors:
+        truth = golden.array("models", name, tensors["proposals"]["file"])
+        count = int((found["stage_boxes_0"][0] != 0).any(1).sum())
+        assert count == len(truth)
+        assert np.abs(found["stage_boxes_0"][0, :count] - truth[:, :4]).max() < 0.01
+
+
+def result(found: dict[str, np.ndarray], name: str) -> PictureDetections:
+    meta = golden.config("models", name)["img_meta"]
+    detections = Detections(*(torch.from_numpy(found[key]) for key in DETECTION_NAMES if key in found))
+    return on_picture(detections, 0, tuple(meta["ori_shape"][:2]), tuple(meta["scale_factor"][:2]))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", NAMES)
+def test_detections_equal_the_official_ones(name: str, form: str, written: Any) -> None:
+    path = written(name, form)
+    names = tuple(output.name for output in onnx.load(path).graph.output)
+    config = golden.config("models", name)
+    truth, labels = (golden.array("models", name, config["result"][key]["file"]) for key in ("boxes", "labels"))
+    for with_library in (True, False):
+        found = result(run(path, name, names, with_library=with_library), name)
+        ours = np.lexsort((-found.scores.numpy(), found.labels.numpy()))
+        theirs = np.lexsort((-truth[:, 4], labels))
+        assert found.labels.numpy()[ours].tolist() == labels[theirs].tolist()
+        pixels = 0.05 if name.startswith("sparse") else 0.01
+        assert np.abs(found.boxes.numpy()[ours] - truth[theirs, :4]).max() < pixels
+        assert np.abs(found.scores.numpy()[ours] - truth[theirs, 4]).max() < TOLERANCE
+        if "masks" not in config["result"]:
+            assert found.masks is None
+            continue
+        count, h, w = config["result"]["masks"]["shape"]
+        packed = golden.array("models", name, config["result"]["masks"]["file"])
+        masks = np.unpackbits(packed).reshape(count, -1)[:, : h * w].reshape(count, h, w)[theirs].astype(bool)
+        assert found.masks is not None
+        assert (found.masks.numpy()[ours] != masks).sum((1, 2)).max() <= 3  # pixels of a border
+        assert masks.any((1, 2)).sum() > count // 3
