@@ -1,4 +1,4 @@
-"""adapter-run: segments pictures with an exported model and writes label maps, overlays and timings."""
+"""adapter-run: runs an exported model over pictures; writes label maps, detections or segments, overlays, timings."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import argparse
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adapter_infer import command_line
 from adapter_infer.errors import UsageError
 
 if TYPE_CHECKING:
-    from adapter_engines.runs import Outcome
+    from adapter_engines.presenters.base import Outcome
 
 PROG = "adapter-run"
 PLAIN_WIDTH = 160  # columns of the table where the output is no terminal
@@ -43,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch", type=int, metavar="N", help="windows per run, for a file with a dynamic batch")
     parser.add_argument(
-        "--mode", choices=("auto", "whole", "slide"), default="auto", help="default: the model's test configuration"
+        "--mode", choices=("auto", "whole", "slide"), help="default: the model's test configuration (auto)"
     )
     parser.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"), help="window size, in place of the model's")
     parser.add_argument(
@@ -52,13 +53,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--stretch",
         action="store_true",
-        help="resize pictures to the fixed size of a file run whole, at any proportions",
+        help="resize pictures to the fixed size of a semantic segmentation run whole, at any proportions",
+    )
+    parser.add_argument(
+        "--fit",
+        action="store_true",
+        help="scale pictures down into the fixed size of a detector or panoptic model, keeping their proportions",
+    )
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        metavar="SCORE",
+        help="leave out a detector's objects with a lower score (default: keep what the test configuration keeps, draw "
+        "from 0.3)",
     )
     parser.add_argument(
         "--overlay",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="write overlays with legends (default: on)",
+        help="draw what was found over the pictures (default: on)",
     )
     parser.add_argument(
         "--allow-embedded-code",
@@ -75,9 +88,9 @@ def _body(argv: Sequence[str] | None) -> int:
     from adapter_engines.engine import Engine
     from adapter_engines.inputs import tasks
     from adapter_engines.outputs import write_json
+    from adapter_engines.presenters import Choices, presenter
     from adapter_engines.report import document, table
     from adapter_engines.runs import run
-    from adapter_engines.segmentation import Segmenter
 
     pictures = tasks(options.images, options.out)
     _make_folder(options.out)
@@ -91,25 +104,30 @@ def _body(argv: Sequence[str] | None) -> int:
             allow_embedded_code=options.allow_embedded_code,
         )
     with engine:
-        segmenter = Segmenter(
-            engine,
-            mode=options.mode,
-            crop=tuple(options.crop) if options.crop else None,
-            stride=tuple(options.stride) if options.stride else None,
-            batch=options.batch,
-            stretch=options.stretch,
-        )
-        outcomes = list(_watched(run(pictures, segmenter, draw=options.overlay), len(pictures)))
+        shower = presenter(engine, Choices(**{field.name: _given(options, field.name) for field in fields(Choices)}))
+        if (
+            shower.results is not None
+            and Path(options.json or "").resolve() == (options.out / shower.results).resolve()
+        ):
+            raise UsageError(f"--json {options.json} is the file that COCO's results go to; name another one")
+        outcomes = list(_watched(run(pictures, shower, draw=options.overlay), len(pictures), shower.doing))
+        files = shower.finish(outcomes, options.out)
+        report = document(outcomes, shower, draw=options.overlay, files=files)
         if options.json == "-":
-            _print_json(document(outcomes, segmenter, draw=options.overlay))
+            _print_json(report)
         else:
             if any(outcome.error is None for outcome in outcomes):
                 from rich.console import Console
 
-                Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(table(outcomes, segmenter))
+                Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(table(outcomes, shower))
             if options.json is not None:
-                write_json(Path(options.json), document(outcomes, segmenter, draw=options.overlay))
+                write_json(Path(options.json), report)
     return 1 if any(outcome.error is not None for outcome in outcomes) else 0
+
+
+def _given(options: argparse.Namespace, name: str) -> Any:
+    value = getattr(options, name)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _make_folder(folder: Path) -> None:
@@ -125,7 +143,7 @@ def _print_json(content: dict[str, object]) -> None:
     print(json.dumps(content, indent=2, ensure_ascii=False))
 
 
-def _watched(outcomes: Iterable[Outcome], count: int) -> Iterator[Outcome]:
+def _watched(outcomes: Iterable[Outcome], count: int, doing: str) -> Iterator[Outcome]:
     """Passes the outcomes on and reports failures at once; on a terminal, with a progress bar on standard error."""
     if not sys.stderr.isatty():
         for outcome in outcomes:
@@ -143,7 +161,7 @@ def _watched(outcomes: Iterable[Outcome], count: int) -> Iterator[Outcome]:
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=count)
         for outcome in outcomes:

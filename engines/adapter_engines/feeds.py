@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adapter_infer.errors import UsageError
-from adapter_infer.metadata import Metadata
+from adapter_infer.metadata import IMAGE, IMAGE_SIZE, Metadata
 
 if TYPE_CHECKING:
     from adapter_engines.engine import TensorInfo
 
 BFLOAT16 = "bfloat16"
-IMAGE = "image"  # the input of every file adapter-export writes
 
 
 def checked(
@@ -46,6 +45,8 @@ def checked(
         if tensor.name == IMAGE and metadata is not None:
             _check_multiple(array, metadata)
         result[tensor.name] = array if adopted else np.ascontiguousarray(array)
+    if metadata is not None and {IMAGE, IMAGE_SIZE} <= result.keys():
+        _check_image_size(result[IMAGE_SIZE], result[IMAGE], metadata)
     return result
 
 
@@ -102,10 +103,30 @@ def _check_shape(tensor: TensorInfo, array: Any, symbols: dict[str, tuple[int, s
 def _check_multiple(image: Any, metadata: Metadata) -> None:
     """A dynamic size that is no multiple of the coarsest stride would give wrong results deep inside the graph."""
     divisor = metadata.input.size_divisor
-    height, width = image.shape[1:3] if metadata.input.embed_preprocess else image.shape[2:4]
+    height, width = _size(image, metadata)
     if height % divisor or width % divisor:
         padded = f"{-(-height // divisor) * divisor}x{-(-width // divisor) * divisor}"
         raise UsageError(
             f"image size {height}x{width} is not a multiple of {divisor}, which the model's coarsest level needs; "
             f"resize or pad to {padded}"
         )
+
+
+def _check_image_size(sizes: Any, image: Any, metadata: Metadata) -> None:
+    """Each picture's height and width lie within the image. Values on a GPU are not fetched to be looked at."""
+    if not isinstance(sizes, np.ndarray):
+        return
+    height, width = _size(image, metadata)
+    outside = (sizes < 1) | (sizes > [height, width])
+    if outside.any():
+        row = int(np.flatnonzero(outside.any(axis=1))[0])
+        raise UsageError(
+            f"image_size {sizes[row].tolist()} of picture {row} is not within 1x1 to {height}x{width}, the size of the "
+            "image; give height and width of the picture without its padding"
+        )
+
+
+def _size(image: Any, metadata: Metadata) -> tuple[int, int]:
+    """(height, width) of a fed image."""
+    height, width = image.shape[1:3] if metadata.input.embed_preprocess else image.shape[2:4]
+    return height, width

@@ -10,7 +10,7 @@ from pathlib import Path
 from adapter_engines.pictures import SUFFIXES
 from adapter_infer.errors import UsageError
 
-LABELS, OVERLAY = "_labels.png", "_overlay.png"
+LABELS, OVERLAY, PANOPTIC = "_labels.png", "_overlay.png", "_panoptic.png"
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class Task:
     @property
     def overlay(self) -> Path:
         return self.target.with_name(self.target.name + OVERLAY)
+
+    @property
+    def panoptic(self) -> Path:
+        return self.target.with_name(self.target.name + PANOPTIC)
 
 
 def tasks(arguments: Sequence[Path], out: Path) -> list[Task]:
@@ -52,7 +56,7 @@ def tasks(arguments: Sequence[Path], out: Path) -> list[Task]:
             other = result.setdefault(task.target, task)
             if not _same(other.picture, task.picture):
                 raise UsageError(
-                    f"{other.picture} and {task.picture} would both be written as {task.labels}; rename one of them, "
+                    f"{other.picture} and {task.picture} would both be written as {task.target}_*; rename one of them, "
                     "or run them with different --out folders"
                 )
     return list(result.values())

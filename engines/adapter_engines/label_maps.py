@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from adapter_engines.interpolation import taps
 from adapter_engines.sliding import Bands
 from adapter_infer.errors import AdapterError
 
@@ -28,8 +29,8 @@ def labels_of_bands(
     `align_corners` as in torch's interpolate: whether the corner pixels' centres or their outer edges coincide.
     Errors: AdapterError if a logit is not a number.
     """
-    rows, y_weights = _taps(source[0], size[0], align_corners)
-    columns, x_weights = _taps(source[1], size[1], align_corners)
+    rows, y_weights = taps(source[0], size[0], align_corners)
+    columns, x_weights = taps(source[1], size[1], align_corners)
     labels: np.ndarray | None = None
     kept: np.ndarray | None = None  # rows of earlier bands that later rows of the label map still need
     done = 0
@@ -92,21 +93,3 @@ def _block(
     if np.isnan(best).any():
         raise AdapterError("the network's output is not a number (NaN) at some pixels; run it in fp32")
     return labels
-
-
-def _taps(old: int, new: int, align_corners: bool) -> tuple[np.ndarray, np.ndarray]:
-    """For every new index both neighbours (2, new) and their weights (2, new) float32, with torch's roundings.
-
-    torch computes scale * (i + 0.5) - 0.5 in float32 as one fused multiply-add, so it rounds once.
-    """
-    index = np.arange(new)
-    if align_corners:
-        scale = np.float64(np.float32(old - 1) / np.float32(new - 1)) if new > 1 else np.float64(0)
-        position = (scale * index).astype(np.float32)
-    else:
-        scale = np.float64(np.float32(old) / np.float32(new))
-        position = np.maximum((scale * (index + 0.5) - 0.5).astype(np.float32), 0)
-    first = np.minimum(position.astype(np.intp), old - 1)
-    second = np.minimum(first + 1, old - 1)
-    fraction = np.clip(position - first.astype(np.float32), 0, 1)
-    return np.stack([first, second]), np.stack([np.float32(1) - fraction, fraction])

@@ -1,4 +1,4 @@
-"""Writes label maps, overlays and reports; a file under its own name is always complete."""
+"""Writes label maps, pictures and reports; a file under its own name is always complete."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from adapter_infer.files import replacing
 
-OVERLAY_COMPRESSION = 3  # of zlib's 9: within a tenth of the smallest file, in a third of the time
+COMPRESSION = 3  # of zlib's 9: within a tenth of the smallest file, in a third of the time
 
 
 def write_labels(path: Path, labels: np.ndarray, colours: np.ndarray) -> None:
@@ -22,13 +22,13 @@ def write_labels(path: Path, labels: np.ndarray, colours: np.ndarray) -> None:
         image.save(stream, format="PNG")
 
 
-def write_overlay(path: Path, image: Image.Image) -> None:
+def write_picture(path: Path, image: Image.Image) -> None:
     """An RGB PNG."""
     with replacing(path) as stream:
-        image.save(stream, format="PNG", compress_level=OVERLAY_COMPRESSION)
+        image.save(stream, format="PNG", compress_level=COMPRESSION)
 
 
-def write_json(path: Path, document: dict[str, object]) -> None:
-    """Indented JSON in UTF-8."""
+def write_json(path: Path, document: object, indent: int | None = 2) -> None:
+    """JSON in UTF-8."""
     with replacing(path) as stream:
-        stream.write((json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+        stream.write((json.dumps(document, indent=indent, ensure_ascii=False) + "\n").encode())

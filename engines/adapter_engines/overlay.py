@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from adapter_engines import lettering
 
 OPACITY = 140  # of 256, of the class colour over the picture
 EDGE_OPACITY = 235  # of 256, of the class colour along the border to another class
 
 PANEL = (248, 248, 249)
 TITLE, TEXT, MUTED, OUTLINE = (22, 24, 29), (38, 41, 48), (112, 117, 128), (120, 124, 134)
-TEXT_SIZES = (13, 34)  # pixels; between them the text grows with the picture
-LONGEST_NAME = 32  # letters; what is longer is cut
 BLOCK_PIXELS = 1 << 16  # blended at a time, so that the 16-bit intermediate of a large picture stays small
 FEWEST_ROWS = 8  # classes the legend has room for, beside however small a picture
 
@@ -30,24 +30,30 @@ def overlay(picture: np.ndarray, labels: np.ndarray, colours: np.ndarray, names:
 
     `picture` (H, W, 3) uint8 RGB, `labels` (H, W) class indices, `colours` (K, 3) uint8, `names` K class names.
     """
-    blended = Image.fromarray(_blend(picture, labels, colours))
-    found = shares(labels, len(names))
-    size = int(np.clip(blended.height / 34, *TEXT_SIZES))
-    rows = [(tuple(int(value) for value in colours[index]), _shown(names[index]), share) for index, share in found]
-    panel = _legend(rows, size, blended.height)
-    canvas = Image.new("RGB", (blended.width + panel.width, max(blended.height, panel.height)), PANEL)
-    canvas.paste(blended, (0, 0))
-    canvas.paste(panel, (blended.width, 0))
+    return with_legend(Image.fromarray(blend(picture, labels, colours)), shares(labels, len(names)), colours, names)
+
+
+def with_legend(
+    image: Image.Image, found: Sequence[tuple[int, float]], colours: np.ndarray, names: Sequence[str]
+) -> Image.Image:
+    """`image` with the legend of the classes `found`, (class, share of the pixels) as they are to be listed."""
+    rows = [(tuple(int(value) for value in colours[i]), lettering.shown(names[i]), share) for i, share in found]
+    panel = _legend(rows, lettering.size_for(image.height, 1 / 34), image.height)
+    canvas = Image.new("RGB", (image.width + panel.width, max(image.height, panel.height)), PANEL)
+    canvas.paste(image, (0, 0))
+    canvas.paste(panel, (image.width, 0))
     return canvas
 
 
-def _blend(picture: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Class colours over the picture, stronger along the borders between classes."""
+def blend(picture: np.ndarray, labels: np.ndarray, colours: np.ndarray, bare: int | None = None) -> np.ndarray:
+    """Class colours over the picture, stronger along the borders between classes; the class `bare` is left out."""
     opacity = np.full(labels.shape, OPACITY, np.uint8)
     across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
     for border, parts in ((across, (np.s_[:, 1:], np.s_[:, :-1])), (down, (np.s_[1:], np.s_[:-1]))):
         for part in parts:
             opacity[part][border] = EDGE_OPACITY
+    if bare is not None:
+        opacity[labels == bare] = 0
     wide_colours = colours.astype(np.uint16)
     result = np.empty_like(picture)
     step = max(1, BLOCK_PIXELS // labels.shape[1])
@@ -63,7 +69,7 @@ def _blend(picture: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.n
 
 def _legend(rows: list[tuple[tuple[int, ...], str, float]], size: int, height: int) -> Image.Image:
     """The panel: a title, then a colour swatch, the name and the share of every class that there is room for."""
-    text, title = _font(size), _font(round(size * 1.15))
+    text, title = lettering.font(size), lettering.font(round(size * 1.15))
     margin, line, swatch = round(size * 1.2), round(size * 1.75), round(size * 1.05)
     top = margin + round(line * 1.35)
     room = max((height - top - margin // 2) // line, FEWEST_ROWS)
@@ -98,13 +104,3 @@ def _legend(rows: list[tuple[tuple[int, ...], str, float]], size: int, height: i
 
 def _percent(share: float) -> str:
     return "< 0.1 %" if share < 0.0005 else f"{share:.1%}".replace("%", " %")
-
-
-def _shown(name: str) -> str:
-    """A class name as one printable line of bounded length."""
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in name).split()) or "(no name)"
-    return line if len(line) <= LONGEST_NAME else line[: LONGEST_NAME - 1] + "…"
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)

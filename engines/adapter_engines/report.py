@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from adapter_engines.runs import STAGES, Outcome
-from adapter_engines.segmentation import Segmenter
+from adapter_engines.presenters.base import Outcome, Presenter
+from adapter_engines.runs import STAGES
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-TOP_CLASSES = 3
 
+def document(
+    outcomes: Sequence[Outcome], presenter: Presenter, *, draw: bool, files: Mapping[str, str]
+) -> dict[str, Any]:
+    """Everything that was found, with the circumstances. Sizes are [height, width] in pixels, times in milliseconds.
 
-def document(outcomes: Sequence[Outcome], segmenter: Segmenter, *, draw: bool) -> dict[str, Any]:
-    """Everything that was found, with the circumstances. Sizes are [height, width] in pixels, times in milliseconds."""
-    engine, metadata = segmenter.engine, segmenter.metadata
-    names = segmenter.class_names
+    `files` are those of the whole run, by what they hold.
+    """
+    engine, metadata = presenter.engine, presenter.feeding.metadata
     return {
         "engine": {
             "path": str(engine.path),
@@ -31,21 +33,17 @@ def document(outcomes: Sequence[Outcome], segmenter: Segmenter, *, draw: bool) -
         "provider": engine.provider,
         "threads": engine.threads,
         "library": None if engine.library is None else str(engine.library),
-        "mode": segmenter.mode,
-        "crop": segmenter.crop,
-        "stride": segmenter.stride,
-        "batch": segmenter.batch,
-        "label_resize": "nearest" if metadata.output == "labels" else None,
+        "task": metadata.model.task,
+        **presenter.settings,
+        **files,
         "pictures": [
             {
                 "path": str(outcome.task.picture),
-                "labels": str(outcome.task.labels),
-                "overlay": str(outcome.task.overlay) if draw else None,
+                **presenter.files(outcome.task, draw),
                 "size": outcome.size,
-                "network_size": outcome.network_size,
-                "windows": outcome.windows,
+                "network_size": outcome.shown.network_size,
                 "time_ms": {stage: round(seconds * 1e3, 3) for stage, seconds in _stages(outcome)},
-                "classes": [{"index": index, "name": names[index], "share": share} for index, share in outcome.shares],
+                **outcome.shown.facts,
             }
             for outcome in outcomes
             if outcome.error is None
@@ -58,39 +56,34 @@ def document(outcomes: Sequence[Outcome], segmenter: Segmenter, *, draw: bool) -
     }
 
 
-def table(outcomes: Sequence[Outcome], segmenter: Segmenter) -> Table:
+def table(outcomes: Sequence[Outcome], presenter: Presenter) -> Table:
     """One line a picture with the milliseconds of every stage, and the median of all where there are several."""
     from rich.table import Table
     from rich.text import Text
 
-    engine = segmenter.engine
-    windows = f", {segmenter.crop[0]}x{segmenter.crop[1]} windows" if segmenter.crop else ""
+    engine = presenter.engine
     library = "" if engine.library is None else f", {engine.library.name}"
-    nearest = (
-        "; label maps resized to the pictures by nearest neighbour" if segmenter.metadata.output == "labels" else ""
-    )
+    note = f"; {presenter.note}" if presenter.note else ""
     count = engine.threads
     threads = "" if count is None else f", {count} thread{'s' if count > 1 else ''}"
     result = Table(
-        title=Text(f"{engine.path.name}: {segmenter.mode}{windows}, {engine.provider}{threads}{library}"),
-        caption=f"sizes as height x width, times in milliseconds{nearest}",
+        title=Text(f"{engine.path.name}: {presenter.title}, {engine.provider}{threads}{library}"),
+        caption=f"sizes as height x width, times in milliseconds{note}",
         title_justify="left",
         caption_justify="left",
     )
     result.add_column("picture", overflow="fold", min_width=12)
     result.add_column("size", no_wrap=True)
-    result.add_column("largest classes", overflow="ellipsis")
-    for column in ("windows", *STAGES, "total"):
+    result.add_column(presenter.summary_title, overflow="ellipsis")
+    for column in (presenter.count_title, *STAGES, "total"):
         result.add_column(column, justify="right", no_wrap=True)
-    short_names = [name.partition(",")[0] for name in segmenter.class_names]  # ADE20K lists synonyms
     done = [outcome for outcome in outcomes if outcome.error is None]
     for outcome in done:
-        largest = ", ".join(f"{short_names[index]} {share:.0%}" for index, share in outcome.shares[:TOP_CLASSES])
         result.add_row(
             Text(str(outcome.task.picture)),
             f"{outcome.size[0]}x{outcome.size[1]}",
-            Text(largest),
-            str(outcome.windows),
+            Text(outcome.shown.summary),
+            str(outcome.shown.count),
             *(f"{seconds * 1e3:.1f}" for _, seconds in _stages(outcome)),
         )
     if len(done) > 1:

@@ -10,21 +10,19 @@ from time import perf_counter
 
 import numpy as np
 
-from adapter_engines.device.arrays import numpy_dtype
 from adapter_engines.engine import Engine
-from adapter_engines.feeds import IMAGE
+from adapter_engines.feeding import Feeding, check_picture, text
+from adapter_engines.interpolation import bilinear
 from adapter_engines.label_maps import label_dtype, labels_of_bands, nearest
-from adapter_engines.preprocessing import prepare
+from adapter_engines.preprocessing import Size, prepare
+from adapter_engines.queries import semantic_scores
 from adapter_engines.sliding import Bands, Run, slide_bands, whole_bands
 from adapter_infer.errors import AdapterError, UnsupportedModel, UsageError
-from adapter_infer.metadata import Metadata
+from adapter_infer.metadata import QUERY_NAMES
 from adapter_infer.sliding import starts
-from adapter_infer.spec import Preprocessing
 
 MODES = ("auto", "whole", "slide")
-FLOATS = ("float32", "float16", "bfloat16")  # of the network's input
-
-Size = tuple[int, int]  # (height, width)
+OUTPUTS = ("logits", "labels", "queries")
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,8 @@ class Segmenter:
 
     `crop` and `stride` (height, width) replace the configuration's; `batch` is the number of windows per run where the
     file leaves it open; `stretch` resizes pictures to the fixed size of a file run whole, whatever their proportions.
-    A labels file run whole gives the network's label map, resized to the picture by nearest neighbour.
+    A labels file run whole gives the network's label map, resized to the picture by nearest neighbour. Of a queries
+    file the class scores are summed here, as the graph of a logits file does it.
 
     Errors: UnsupportedModel if the file does not say how to be fed or gives no segmentation, UsageError if what is
     asked cannot be done with it; and for a picture of unfit size AdapterError.
@@ -68,9 +67,9 @@ class Segmenter:
         stretch: bool = False,
     ) -> None:
         self.engine = engine
-        self.metadata, self.preprocessing = _described(engine)
+        self.feeding = _feeding(engine)
+        self.metadata, self.fixed_size = self.feeding.metadata, self.feeding.size
         self.stretch = stretch
-        self.fixed_batch, self.fixed_size, self.embedded = _input_form(engine, self.metadata)
         self.batch = self._batch(batch)
         self.mode = self._mode(mode)
         self.crop: Size | None = None
@@ -89,29 +88,21 @@ class Segmenter:
             size = self.engine.outputs[0].shape[1]
             if isinstance(size, int):
                 return size
-        count = self.metadata.model.num_classes
-        if count is None:
-            raise UnsupportedModel(f"{self.engine.path} does not say how many classes it has; export it again")
-        return count
+        return self.feeding.num_classes
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """One name per class; "class 7" where the file gives none."""
-        known = self.metadata.model.classes or ()
-        return tuple(str(known[i]) if i < len(known) else f"class {i}" for i in range(self.num_classes))
+        return self.feeding.class_names(self.num_classes)
 
     def __call__(self, picture: np.ndarray) -> Segmentation:
         """Segments `picture` (H, W, 3) uint8 RGB. Errors: UsageError on other arrays, AdapterError on an unfit size."""
-        if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape[2:] != (3,):
-            found = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
-            raise UsageError(f"the picture is {found}; give a numpy array (height, width, 3) of uint8 in RGB order")
-        if 0 in picture.shape:
-            raise UsageError(f"the picture {picture.shape} is empty")
+        check_picture(picture)
         began = perf_counter()
         image = prepare(
             picture,
-            self.preprocessing,
-            embedded=self.embedded,
+            self.feeding.preprocessing,
+            embedded=self.feeding.embedded,
             stretch_to=self.fixed_size if self.stretch else None,
         )
         self._check_size(image)
@@ -140,16 +131,17 @@ class Segmenter:
         return Segmentation(labels, image.shape[1:], self._count(image), seconds)
 
     def _run(self, images: np.ndarray) -> np.ndarray:
-        """The first output for images (B, 3, h, w); a fixed batch is filled up by repeating the last image."""
-        count = len(images)
-        if self.fixed_batch is not None and count < self.fixed_batch:
-            images = np.concatenate([images, np.repeat(images[-1:], self.fixed_batch - count, axis=0)])
-        if self.embedded:
-            images = images.transpose(0, 2, 3, 1)
-        dtype = numpy_dtype(self.engine.inputs[0].dtype)
-        output = self.engine.infer({IMAGE: images.astype(dtype, copy=False)})
-        result = output[self.engine.outputs[0].name][:count]
-        return result if self.metadata.output == "labels" else result.astype(np.float32, copy=False)
+        """Logits or labels for images (B, 3, h, w)."""
+        outputs = self.feeding.run(images)
+        if self.metadata.output != "queries":
+            return outputs[self.engine.outputs[0].name]
+        size = images.shape[2:]
+        return np.stack(
+            [
+                bilinear(semantic_scores(*of_picture), size)
+                for of_picture in zip(*(outputs[name] for name in QUERY_NAMES), strict=True)
+            ]
+        )
 
     def _bands(self, run: Run, image: np.ndarray) -> Bands:
         if self.crop is None or self.stride is None:
@@ -173,14 +165,14 @@ class Segmenter:
     def _batch(self, asked: int | None) -> int:
         if asked is not None and asked < 1:
             raise UsageError(f"batch is {asked}; give at least 1")
-        if self.fixed_batch is None:
+        if self.feeding.batch is None:
             return asked or self.engine.best_batch
-        if asked not in (None, self.fixed_batch):
+        if asked not in (None, self.feeding.batch):
             raise UsageError(
-                f"batch {asked} was asked, but {self.engine.path} was exported for batch {self.fixed_batch}; leave the "
-                "batch out, or export with --batch dynamic"
+                f"batch {asked} was asked, but {self.engine.path} was exported for batch {self.feeding.batch}; leave "
+                "the batch out, or export with --batch dynamic"
             )
-        return self.fixed_batch
+        return self.feeding.batch
 
     def _mode(self, asked: str) -> str:
         if asked not in MODES:
@@ -211,12 +203,12 @@ class Segmenter:
         divisor = self.metadata.input.size_divisor
         if self.fixed_size is not None and crop != self.fixed_size:
             raise UsageError(
-                f"{self.engine.path} takes {_text(self.fixed_size)} only, but the windows are {_text(crop)}; export it "
-                f"with --size {crop[0]} {crop[1]} or --dynamic-size, or pass crop {_text(self.fixed_size)} and a stride"
+                f"{self.engine.path} takes {text(self.fixed_size)} only, but the windows are {text(crop)}; export it "
+                f"with --size {crop[0]} {crop[1]} or --dynamic-size, or pass crop {text(self.fixed_size)} and a stride"
             )
         if crop[0] % divisor or crop[1] % divisor:
             raise UsageError(
-                f"the crop {_text(crop)} is not a multiple of {divisor}, which the model's coarsest level needs"
+                f"the crop {text(crop)} is not a multiple of {divisor}, which the model's coarsest level needs"
             )
         return crop, stride
 
@@ -227,60 +219,29 @@ class Segmenter:
         size = image.shape[1:]
         if self.mode == "whole" and size != self.fixed_size:
             raise AdapterError(
-                f"it is {_text(size)} after preprocessing, but the file takes {_text(self.fixed_size)} only; export "
+                f"it is {text(size)} after preprocessing, but the file takes {text(self.fixed_size)} only; export "
                 "with --dynamic-size, slide windows over it (--mode slide), or accept other proportions (--stretch)"
             )
         if self.mode == "slide" and (size[0] < self.fixed_size[0] or size[1] < self.fixed_size[1]):
             raise AdapterError(
-                f"it is {_text(size)} after preprocessing, smaller than the file's {_text(self.fixed_size)} windows; "
+                f"it is {text(size)} after preprocessing, smaller than the file's {text(self.fixed_size)} windows; "
                 "the official code then takes a smaller window, so export with --dynamic-size"
             )
 
 
-def _described(engine: Engine) -> tuple[Metadata, Preprocessing]:
-    """The metadata and preprocessing of a file that can segment pictures. Errors: UnsupportedModel."""
+def _feeding(engine: Engine) -> Feeding:
+    """How a file that segments pictures is fed. Errors: UnsupportedModel if it does something else."""
     metadata = engine.metadata
-    if metadata is None:
-        raise UnsupportedModel(
-            f"{engine.path} does not say how pictures are to be fed; make it with adapter-export, which does"
-        )
-    if metadata.output not in ("logits", "labels"):
+    if metadata is not None and metadata.output not in OUTPUTS:
         raise UnsupportedModel(
             f"{engine.path} gives {metadata.output}, not a segmentation; export it with --output logits"
         )
-    preprocessing = metadata.model.preprocessing
-    if preprocessing is None:
+    if metadata is not None and metadata.model.task == "panoptic":
+        raise UnsupportedModel(f"{engine.path} is a panoptic model; adapter_engines.panoptic runs it")
+    feeding = Feeding.of(engine)
+    if feeding.preprocessing.pad:
         raise UnsupportedModel(
-            f"{engine.path} does not say how pictures were normalised; export it with --config or --preset, which do"
+            f"{engine.path} pads its pictures as mmdet does, which no semantic segmentation of the official code does; "
+            "export it again with its own configuration"
         )
-    if len(preprocessing.mean) != 3 or len(preprocessing.std) != 3:
-        raise UnsupportedModel(
-            f"{engine.path} gives no three means and deviations; export it again with its configuration"
-        )
-    return metadata, preprocessing
-
-
-def _input_form(engine: Engine, metadata: Metadata) -> tuple[int | None, Size | None, bool]:
-    """(batch, (height, width), embedded) of the graph itself, None where dynamic. Errors: UnsupportedModel."""
-    embedded = metadata.input.embed_preprocess
-    tensor = engine.inputs[0]
-    dtypes, height, width, channels = (("uint8",), 1, 2, 3) if embedded else (FLOATS, 2, 3, 1)
-    if (
-        len(engine.inputs) != 1
-        or len(engine.outputs) != 1
-        or (tensor.name, len(tensor.shape)) != (IMAGE, 4)
-        or tensor.dtype not in dtypes
-        or tensor.shape[channels] != 3
-        or isinstance(tensor.shape[height], int) != isinstance(tensor.shape[width], int)
-    ):
-        raise UnsupportedModel(
-            f"{engine.path} takes {tensor.name} {tensor.dtype} {tensor.shape}, which is not what its metadata says; "
-            "export it again"
-        )
-    batch, rows, columns = (tensor.shape[axis] for axis in (0, height, width))
-    size = (rows, columns) if isinstance(rows, int) and isinstance(columns, int) else None
-    return batch if isinstance(batch, int) else None, size, embedded
-
-
-def _text(size: Size) -> str:
-    return f"{size[0]}x{size[1]}"
+    return feeding

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from adapter_engines.engine import TensorInfo
 from adapter_infer.errors import AdapterError, EnvironmentMissing, UnsupportedModel, UsageError
 from adapter_infer.metadata import InputForm
 from adapter_infer.spec import Inference
+from engines import detector_files
 
 
 @pytest.fixture
@@ -78,6 +80,29 @@ def image(height=64, width=64, dtype=np.float32):
 def test_feeds_that_do_not_fit_are_refused_before_the_run(make_toy, feeds, message):
     with Engine.load(make_toy(batch=None, size=None).path) as engine, pytest.raises(UsageError, match=message):
         engine.infer(feeds)
+
+
+SIZES = [
+    ([[0, 128]], "image_size [0, 128] of picture 0 is not within 1x1 to 96x160"),
+    ([[96, 161]], "of picture 0 is not within"),
+    ([[96, 160], [97, 1]], "image_size [97, 1] of picture 1"),
+    ([[-1, 5]], "give height and width of the picture without its padding"),
+]
+
+
+@pytest.mark.parametrize(("sizes", "message"), SIZES)
+@pytest.mark.parametrize("embed", [False, True])
+def test_a_picture_larger_than_its_image_is_refused(tmp_path, sizes, message, embed):
+    path = detector_files.detector(tmp_path / "d.onnx", batch=None, embed=embed)
+    shape = (len(sizes), 96, 160, 3) if embed else (len(sizes), 3, 96, 160)
+    feeds = {"image": np.zeros(shape, np.uint8 if embed else np.float32), "image_size": np.array(sizes)}
+    with Engine.load(path) as engine:
+        with pytest.raises(UsageError, match=re.escape(message)):
+            engine.infer(feeds)
+        edges = np.tile([[96, 160]], (len(sizes), 1))
+        assert engine.infer(feeds | {"image_size": edges})["boxes"][0, 1].tolist() == [0, 0, 160, 96]
+        with pytest.raises(UsageError, match="image_size is int32, but the model takes int64"):
+            engine.infer(feeds | {"image_size": edges.astype(np.int32)})
 
 
 def test_a_wrong_fixed_size_names_the_size_that_fits(make_toy):
@@ -318,19 +343,28 @@ def test_errors_fit_on_one_line(make_toy, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_service_can_embed_it_without_torch_or_onnx(make_toy, tmp_path):
-    """The whole way from a picture to a label map, in a process where importing torch, onnx or cv2 fails."""
+WRITTEN = {"logits": "grey_labels.png", "detections": "detections.json", "panoptic": "grey_panoptic.png"}
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_a_service_can_embed_it_without_torch_or_onnx(make_toy, tmp_path, kind):
+    """The whole way from a picture to its results, in a process where importing torch, onnx or cv2 fails."""
     from PIL import Image
 
     Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(tmp_path / "grey.png")
+    if kind == "logits":
+        model = make_toy().path
+    else:
+        maker = detector_files.detector if kind == "detections" else detector_files.mask2former
+        model = maker(tmp_path / "model.onnx")
     program = """
 import sys
-for name in ("torch", "onnx", "cv2", "torchvision", "scipy"):
+for name in ("torch", "onnx", "cv2", "torchvision", "scipy", "pycocotools"):
     sys.modules[name] = None
 from adapter_engines.cli import main
 sys.exit(main(sys.argv[1:]))
 """
-    arguments = [str(make_toy().path), str(tmp_path / "grey.png"), "--out", str(tmp_path / "out")]
+    arguments = [str(model), str(tmp_path / "grey.png"), "--out", str(tmp_path / "out")]
     result = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "out" / "grey_labels.png").is_file()
+    assert (tmp_path / "out" / WRITTEN[kind]).is_file()

@@ -7,11 +7,12 @@ import pytest
 
 import golden
 from adapter_engines.pictures import MAX_PIXELS
-from adapter_engines.preprocessing import network_size, normalized, prepare
+from adapter_engines.preprocessing import network_size, normalized, padded, prepare
 from adapter_infer.errors import AdapterError, UnsupportedModel
 from adapter_infer.spec import Preprocessing
 
 OFFICIAL = golden.names("models", "preprocess_segmentation")
+DETECTION = golden.names("models", "preprocess_detection")
 
 
 def official_preprocessing(config: dict) -> Preprocessing:
@@ -24,7 +25,8 @@ def official_preprocessing(config: dict) -> Preprocessing:
         to_rgb=steps["Normalize"]["to_rgb"],
         scale=tuple(outer["img_scale"]),
         keep_ratio=steps["Resize"]["keep_ratio"],
-        size_divisor=steps["ResizeToMultiple"]["size_divisor"] if "ResizeToMultiple" in steps else 1,
+        size_divisor=(steps.get("ResizeToMultiple") or steps.get("Pad") or {"size_divisor": 1})["size_divisor"],
+        pad="Pad" in steps,
     )
 
 
@@ -32,7 +34,17 @@ def test_there_is_an_official_case():
     assert OFFICIAL
 
 
-@pytest.mark.parametrize("name", OFFICIAL)
+@pytest.mark.skipif(not DETECTION, reason="no preprocess_detection where ADAPTER_GOLDEN says")
+def test_a_detectors_picture_is_padded_with_zeros_as_in_mmdet():
+    (name,) = DETECTION
+    settings = golden.config("models", name)
+    result = prepare(golden.array("models", name, "image_bgr.npy")[..., ::-1], official_preprocessing(settings))
+    height, width = settings["img_meta"]["img_shape"][:2]
+    assert result.shape == (3, *settings["img_meta"]["pad_shape"][:2])
+    assert not result[:, height:].any() and not result[:, :, width:].any() and result[:, :height, :width].all()
+
+
+@pytest.mark.parametrize("name", OFFICIAL + DETECTION)
 def test_official_network_inputs_come_out(name):
     picture = golden.array("models", name, "image_bgr.npy")[..., ::-1]
     expected = golden.array("models", name, "input.npy")
@@ -66,6 +78,46 @@ def test_an_embedded_normalisation_gets_the_same_pixels(name):
 )
 def test_sizes_follow_the_rule_of_mmcv(size, scale, scaled, aligned):
     assert network_size(*size, Preprocessing(scale=scale)) == (scaled, aligned)
+
+
+@pytest.mark.parametrize(
+    ("size", "scaled", "aligned"),
+    [
+        ((480, 640), (800, 1067), (800, 1088)),
+        ((640, 480), (1067, 800), (1088, 800)),
+        ((427, 640), (800, 1199), (800, 1216)),
+        ((100, 900), (148, 1333), (160, 1344)),
+    ],
+)
+def test_a_detectors_picture_is_padded_to_the_next_multiple(size, scaled, aligned):
+    assert network_size(*size, Preprocessing(scale=(1333, 800), pad=True)) == (scaled, aligned)
+
+
+@pytest.mark.parametrize(
+    ("size", "within", "scaled"),
+    [
+        ((640, 480), (800, 1344), (800, 600)),
+        ((480, 640), (800, 1344), (800, 1067)),  # fits as it is
+        ((10, 4000), (800, 1344), (3, 1333)),
+        ((333, 501), (96, 64), (43, 64)),
+    ],
+)
+def test_a_picture_is_scaled_into_a_size_with_its_proportions(size, within, scaled):
+    assert network_size(*size, Preprocessing(scale=(1333, 800), pad=True), within)[0] == scaled
+
+
+def test_an_embedded_normalisation_is_padded_with_the_mean():
+    picture = np.full((20, 30, 3), 200, np.uint8)
+    result = padded(picture, Preprocessing(mean=(9.6, 99.4, 300), pad=True), (20, 30), (32, 64), embedded=True)
+    assert (result.image.dtype, result.image.shape, result.inside, result.size) == (
+        np.uint8,
+        (3, 32, 64),
+        (20, 30),
+        (32, 64),
+    )
+    assert result.image[:, 31, 63].tolist() == [10, 99, 255] and result.image[:, 19, 29].tolist() == [200] * 3
+    bgr = padded(picture, Preprocessing(mean=(9.6, 99.4, 50), to_rgb=False), (20, 30), (32, 64), embedded=True)
+    assert bgr.image[:, 31, 63].tolist() == [50, 99, 10]
 
 
 def test_without_keep_ratio_the_scale_is_width_and_height():

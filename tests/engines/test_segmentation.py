@@ -110,10 +110,23 @@ def test_what_a_file_cannot_do_is_refused_before_the_first_picture(make_toy, toy
         ({"declared_output": "features"}, "gives features, not a segmentation; export it with --output logits"),
         ({"inference": Inference("tiles")}, "run in mode 'tiles', which is unknown"),
         ({"preprocessing": Preprocessing(mean=(0, 0))}, "gives no three means and deviations"),
+        ({"preprocessing": Preprocessing(pad=True)}, "pads its pictures as mmdet does"),
     ],
 )
 def test_files_that_do_not_say_enough_are_refused(make_toy, toy, message):
     with Engine.load(make_toy(**toy).path) as engine, pytest.raises(UnsupportedModel, match=message):
+        Segmenter(engine)
+
+
+def test_the_head_of_a_split_model_is_refused_with_its_tokens_named(make_toy):
+    toy = make_toy(batch=None, size=None)
+    graph = onnx.load(toy.path)
+    graph.graph.input.append(onnx.helper.make_tensor_value_info("tokens_1", onnx.TensorProto.FLOAT, [1, 4, 8]))
+    onnx.save(graph, toy.path)
+    with (
+        Engine.load(toy.path, threads=1) as engine,
+        pytest.raises(UnsupportedModel, match=r"head of a split model and takes tokens_1 .* Engine\.infer"),
+    ):
         Segmenter(engine)
 
 

@@ -17,6 +17,7 @@ from adapter_engines.plan_cli import main
 from adapter_engines.plans import sidecar, triton
 from adapter_engines.plans.triton import package
 from adapter_infer.errors import EnvironmentMissing, UsageError
+from engines import detector_files
 from engines.plan_files import described
 
 # Field numbers, names and types of Triton's model_config.proto, as far as they are used here.
@@ -43,7 +44,13 @@ ENUMS = {
 }
 MESSAGES: dict[str, list[tuple[str, int, str, bool]]] = {
     "ModelInput": [("name", 1, "string", False), ("data_type", 2, "DataType", False), ("dims", 4, "int64", True)],
-    "ModelOutput": [("name", 1, "string", False), ("data_type", 2, "DataType", False), ("dims", 3, "int64", True)],
+    "ModelTensorReshape": [("shape", 1, "int64", True)],
+    "ModelOutput": [
+        ("name", 1, "string", False),
+        ("data_type", 2, "DataType", False),
+        ("dims", 3, "int64", True),
+        ("reshape", 5, "ModelTensorReshape", False),
+    ],
     "ModelInstanceGroup": [("count", 2, "int32", False), ("kind", 4, "Kind", False), ("profile", 5, "string", True)],
     "ModelDynamicBatching": [
         ("preferred_batch_size", 1, "int32", True),
@@ -267,3 +274,19 @@ def test_no_field_is_written_that_triton_does_not_have() -> None:
     with pytest.raises(text_format.ParseError):
         text_format.Parse("max_batch: 3", message_type()())
     assert set(triton.TYPES.values()) <= set(ENUMS["DataType"])
+
+
+def test_a_detector_has_two_inputs_and_one_number_a_picture(tmp_path: Path) -> None:
+    """Triton wants a dimension where the model gives a number: a reshape takes it away."""
+    model = detector_files.detector(tmp_path / "detector.onnx", batch=None, size=(96, 160))
+    config = parsed(package(model, tmp_path / "models", max_batch=4).folder)
+    assert config.max_batch_size == 4
+    assert [(each.name, list(each.dims)) for each in config.input] == [("image", [3, 96, 160]), ("image_size", [2])]
+    assert config.input[1].data_type == ENUMS["DataType"].index("INT64")
+    outputs = {each.name: each for each in config.output}
+    assert [list(outputs[name].dims) for name in ("boxes", "labels", "masks")] == [[4, 4], [4], [4, 28, 28]]
+    assert list(outputs["count"].dims) == [1] and outputs["count"].HasField("reshape")
+    assert not outputs["count"].reshape.shape and not outputs["boxes"].HasField("reshape")
+    fixed = detector_files.detector(tmp_path / "fixed.onnx", size=(96, 160))
+    outputs = {each.name: each for each in parsed(package(fixed, tmp_path / "models").folder).output}
+    assert list(outputs["count"].dims) == [1] and not outputs["count"].HasField("reshape")

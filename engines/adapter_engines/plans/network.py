@@ -61,7 +61,11 @@ def parse(toolkit: Toolkit, source: Source, with_plugin: bool) -> Network:
     with content(source.path, without=source.bodies if with_plugin else frozenset()) as data:
         parsed = parser.parse(data, str(source.path))
     if not parsed or parser.num_errors:
-        raise UnsupportedModel(f"{toolkit.title} does not take {source.path}: {_errors(parser) or complaint(log)}")
+        whole = source.metadata is not None and source.metadata.output == "detections"
+        way_out = "; the part before the selection may build (adapter-export --output dense)" if whole else ""
+        raise UnsupportedModel(
+            f"{toolkit.title} does not take {source.path}: {_errors(parser) or complaint(log)}{way_out}"
+        )
     types = Counter(layer.type.name for layer in layers.of(definition))
     network = Network(builder, definition, parser, log, types, types[PLUGIN_LAYER])
     _check_plugins(toolkit, source, network, with_plugin)

@@ -3,7 +3,8 @@
 Two figures are compared with their limits. The largest difference is measured in standard deviations of the reference
 output, the root mean square of the differences as well; one finds a wrong corner, the other a plan that is a little
 wrong everywhere. Limits go by the coarsest type in the file: for half types about three times what rounding torch's own
-operators moves the golden models (in root mean square up to 3.4e-3 in fp16, 2.1e-2 in bf16).
+operators moves the golden models (in root mean square up to 3.4e-3 in fp16, 2.1e-2 in bf16). Detections are compared as
+sets, with limits of their own (parity_detections).
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from adapter_engines.feeds import IMAGE
+from adapter_engines.plans import parity_detections
 from adapter_engines.plans.sidecar import Sidecar
 from adapter_engines.plans.source import Source
 from adapter_engines.plans.widen import widened
 from adapter_infer.errors import ParityError
+from adapter_infer.metadata import DETECTION_NAMES, IMAGE, IMAGE_SIZE
 from adapter_infer.spec import Preprocessing
 
 
@@ -33,6 +35,7 @@ class Limits:
 
 
 LIMITS = {"fp32": Limits(1e-3, 1e-4, 1e-3), "fp16": Limits(6e-2, 1e-2, 1e-2), "bf16": Limits(0.4, 6e-2, 6e-2)}
+FIGURES = ("largest", "rms", "differing", "missing", "boxes", "scores", "masks")
 COARSEST = ("bf16", "fp16", "fp32")
 
 
@@ -58,25 +61,26 @@ def check(source: Source, plan: Path, described: Sidecar, seed: int) -> dict[str
     from adapter_engines.engine import Engine
 
     precision = coarsest(source)
-    limits, rows = LIMITS[precision], []
+    rows: list[dict[str, Any]] = []
     reference = widened(source.path, plan.parent)
     with Engine.load(reference, provider="cpu") as exact:
         for profile, shapes in cases(described):
             with Engine.load(plan, allow_embedded_code=True, profile=profile) as engine:
                 for shape in shapes:
-                    feed = image(source, shape, described.inputs[0]["dtype"], seed)
-                    got = engine.infer({IMAGE: feed})
-                    wanted = exact.infer({IMAGE: feed if feed.dtype == np.uint8 else feed.astype(np.float32)})
-                    rows += [{"profile": profile, "shape": list(shape), **row} for row in compare(got, wanted, limits)]
+                    fed = feeds(source, shape, described, seed)
+                    got = engine.infer(fed)
+                    wide = fed | ({} if fed[IMAGE].dtype == np.uint8 else {IMAGE: fed[IMAGE].astype(np.float32)})
+                    compared = rows_of(got, exact.infer(wide), precision)
+                    rows += [{"profile": profile, "shape": list(shape), **row} for row in compared]
     judge(rows, plan)
     worst = max(rows, key=lambda row: row["share"])
     return {"done": True, "reference": "ONNX Runtime, CPU, fp32", "precision": precision, "worst": worst, "rows": rows}
 
 
 def cases(described: Sidecar) -> Iterator[tuple[int, list[tuple[int, ...]]]]:
-    """(profile, different shapes of the input): a file without dynamic axes has one of each."""
+    """(profile, different shapes of `image`): a file without dynamic axes has one of each."""
     if not described.profiles:
-        yield 0, [tuple(described.inputs[0]["shape"])]
+        yield 0, [tuple(_image_of(described)["shape"])]
         return
     for number, profile in enumerate(described.profiles):
         yield number, list(dict.fromkeys(tuple(profile[IMAGE][kind]) for kind in ("min", "opt", "max")))
@@ -88,6 +92,21 @@ def coarsest(source: Source) -> str:
         return "fp32"
     named = {source.metadata.precision, source.metadata.io_precision}
     return next(name for name in COARSEST if name in named)
+
+
+def feeds(source: Source, shape: Sequence[int], described: Sidecar, seed: int) -> dict[str, np.ndarray]:
+    """What is fed at a `shape` of `image`; a detector's pictures fill it, but for an eighth of one edge."""
+    fed = {IMAGE: image(source, shape, _image_of(described)["dtype"], seed)}
+    if any(tensor["name"] == IMAGE_SIZE for tensor in described.inputs):
+        height, width = shape[1:3] if fed[IMAGE].dtype == np.uint8 else shape[2:4]
+        sizes = [(height - height // 8, width) if n % 2 else (height, width - width // 8) for n in range(shape[0])]
+        fed[IMAGE_SIZE] = np.array(sizes, np.int64)
+    return fed
+
+
+def _image_of(described: Sidecar) -> dict[str, Any]:
+    """The entry of `image` among the inputs; the first of a file that has none of this name."""
+    return next((tensor for tensor in described.inputs if tensor["name"] == IMAGE), described.inputs[0])
 
 
 def image(source: Source, shape: Sequence[int], dtype: str, seed: int) -> np.ndarray:
@@ -108,6 +127,13 @@ def image(source: Source, shape: Sequence[int], dtype: str, seed: int) -> np.nda
     settings = (source.metadata.model.preprocessing if source.metadata else None) or Preprocessing()
     scaled = (pixels.astype(np.float64) - np.array(settings.mean)) / np.array(settings.std)
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)).astype(numpy_dtype(dtype))
+
+
+def rows_of(got: Mapping[str, Any], wanted: Mapping[str, Any], precision: str) -> list[dict[str, Any]]:
+    """The rows of one run: of detections one, else one an output."""
+    if set(DETECTION_NAMES[:4]) <= wanted.keys():
+        return [parity_detections.compare(got, wanted, parity_detections.LIMITS[precision])]
+    return list(compare(got, wanted, LIMITS[precision]))
 
 
 def compare(got: Mapping[str, Any], wanted: Mapping[str, Any], limits: Limits) -> Iterator[dict[str, Any]]:
@@ -137,7 +163,7 @@ def judge(rows: Sequence[Mapping[str, Any]], plan: Path) -> None:
     worst = max(rows, key=lambda row: row["share"])
     if worst["share"] <= 1.0:
         return
-    figures = ", ".join(f"{key} {worst[key]:.3g}" for key in ("largest", "rms", "differing") if key in worst)
+    figures = ", ".join(f"{key} {worst[key]:.3g}" for key in FIGURES if key in worst)
     raise ParityError(
         f"parity failed: output {worst['output']} of {plan.name} at input {'x'.join(map(str, worst['shape']))} differs "
         f"from ONNX Runtime by {worst.get('what') or figures}, {worst['share']:.3g} times what is allowed; no plan was "

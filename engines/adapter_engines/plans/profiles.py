@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adapter_engines.feeds import IMAGE
 from adapter_engines.plans.sidecar import Shapes
 from adapter_infer.errors import UnsupportedModel, UsageError
-from adapter_infer.metadata import InputForm, Metadata
+from adapter_infer.metadata import IMAGE, IMAGE_SIZE, InputForm, Metadata
 
 Size = tuple[int, int]
 KINDS = ("min", "opt", "max")
@@ -57,7 +56,9 @@ def ranges(options: dict[str, Sequence]) -> list[Range]:
 
 
 def shapes(metadata: Metadata | None, asked: Sequence[Range]) -> list[Shapes]:
-    """The shapes of the input `image` for each profile, [] for a file without dynamic axes.
+    """The shapes of the dynamic inputs for each profile, [] for a file without dynamic axes.
+
+    A detector's `image_size` goes with the batch of `image`.
 
     Of a batch, the least is 1 where it is not said; of a size, least and most are the optimum. The optimum is the most
     (or else the least) that is said. Errors: UsageError on what the model does not take, or is missing.
@@ -70,7 +71,7 @@ def shapes(metadata: Metadata | None, asked: Sequence[Range]) -> list[Shapes]:
             )
         return []
     form = metadata.input
-    made = [_profile(form, each) for each in asked]
+    made = [_profile(form, each, metadata.output == "detections") for each in asked]
     if form.batch is not None and form.height is not None:
         if len(made) > 1:
             raise UsageError(f"{len(made)} profiles are asked for, but the file has no dynamic axis; leave them out")
@@ -87,12 +88,14 @@ def check_static(name: str, shape: Sequence[int]) -> None:
         )
 
 
-def _profile(form: InputForm, asked: Range) -> Shapes:
+def _profile(form: InputForm, asked: Range, sized: bool) -> Shapes:
     batches = _batches(form, asked)
     sizes = _sizes(form, asked)
-    made = {}
+    made: dict[str, list[int]] = {}
     for kind, batch, size in zip(KINDS, batches, sizes, strict=True):
         made[kind] = [batch, *size, 3] if form.embed_preprocess else [batch, 3, *size]
+    if sized and form.batch is None:
+        return {IMAGE: made, IMAGE_SIZE: {kind: [batch, 2] for kind, batch in zip(KINDS, batches, strict=True)}}
     return {IMAGE: made}
 
 

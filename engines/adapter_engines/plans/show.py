@@ -12,6 +12,7 @@ from typing import Any
 from adapter_engines.outputs import write_json
 from adapter_engines.plans.build import BuildReport
 from adapter_engines.plans.inspect import Inspection
+from adapter_engines.plans.parity import FIGURES
 from adapter_engines.plans.sidecar import Sidecar, path_of
 from adapter_engines.plans.toolkit import RTX, TITLES
 from adapter_engines.plans.triton import Package
@@ -85,7 +86,7 @@ def _parity(parity: Mapping[str, Any] | None) -> str:
     if not parity["done"]:
         return f"not compared: {parity['reason']}"
     worst = parity["worst"]
-    figures = ", ".join(f"{key} {worst[key]:.2e}" for key in ("largest", "rms", "differing") if key in worst)
+    figures = ", ".join(f"{key} {worst[key]:.2e}" for key in FIGURES if key in worst)
     return f"{worst['output']} at {_shape(worst['shape'])}: {figures} ({worst['share']:.2g} of what is allowed)"
 
 

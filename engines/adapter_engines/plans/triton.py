@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapter_engines.feeds import IMAGE
 from adapter_engines.plans import sidecar
 from adapter_engines.plans.sidecar import Sidecar
 from adapter_engines.plans.toolkit import TENSORRT
 from adapter_infer.errors import AdapterError, EnvironmentMissing, UsageError
 from adapter_infer.files import replacing, sha256
+from adapter_infer.metadata import IMAGE
 
 TYPES = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "bool": "BOOL"} | {
     name: name.upper() for name in ("uint8", "int8", "int32", "int64")
@@ -97,7 +97,9 @@ def config(facts: _Model, name: str, plugins: str, command: str) -> str:
         for tensor in tensors:
             dims = tensor["shape"][1:] if facts.max_batch else tensor["shape"]
             lines += [f"{field} {{", f"  name: {_text(tensor['name'])}", f"  data_type: TYPE_{_type(tensor)}"]
-            lines += [f"  dims: [ {', '.join(map(str, dims))} ]", "}"]
+            lines += [f"  dims: [ {', '.join(map(str, dims or [1]))} ]"]
+            lines += [] if dims else ["  reshape { shape: [ ] }"]  # one number a picture: Triton wants a dimension
+            lines += ["}"]
     profiles = (
         [f"  profile: [ {', '.join(_text(str(i)) for i in range(facts.profiles))} ]"] if facts.profiles > 1 else []
     )
@@ -135,7 +137,7 @@ def _plan(path: Path, max_batch: int | None) -> _Model:
     if described.toolkit != TENSORRT:
         raise UsageError(f"{path} was built with {described.toolkit}, which Triton has no backend for; use TensorRT")
     batches = [profile[IMAGE] for profile in described.profiles]
-    dynamic = described.inputs[0]["shape"][0] == -1
+    dynamic = all(tensor["shape"][0] == -1 for tensor in described.inputs)
     largest = max((shapes["max"][0] for shapes in batches), default=0) if dynamic else 0
     return _Model(
         "tensorrt",
