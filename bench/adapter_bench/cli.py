@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from importlib import import_module, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +20,50 @@ if TYPE_CHECKING:
 PROG = "adapter-bench"
 CHECKPOINTS = (".pth", ".pt", ".tar", ".zip", ".bin", ".safetensors")
 
+# First word: the module whose main(argv) does it (0 or None: well), imported only then, and a line for the help.
+COMMANDS = {
+    "models": ("adapter_bench.models_table", "parameters, size and multiply-adds of every preset"),
+    "suite": ("adapter_bench.suites.command", "a whole table of measurements"),
+    "report": ("adapter_bench.reports.command", "a page, Markdown and CSV of what suites measured"),
+    "compare": ("adapter_bench.reports.compare_command", "two reports row by row, with confidence intervals"),
+    "fourier": ("adapter_bench.fourier_command", "frequencies in the feature maps of a model and of its plain ViT"),
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in _commands():
+        module, _ = COMMANDS[words[0]]
+        body = lambda rest: int(import_module(module).main(rest) or 0)  # noqa: E731
+        return command_line.run(f"{PROG} {words[0]}", body, words[1:])
     return command_line.run(PROG, _run, argv)
+
+
+def _commands() -> dict[str, str]:
+    """The commands that are there, and what they do."""
+    return {word: what for word, (module, what) in COMMANDS.items() if _is_there(module)}
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package around it
+        return False
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser(
         PROG, "Measures a model beside the plain ViT of its size. Without a selection: everything."
     )
+    if commands := _commands():
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        width = max(map(len, commands))
+        parser.epilog = "\n".join(
+            [
+                f"commands besides ({PROG} COMMAND --help says more):",
+                *(f"  {word:<{width}}  {what}" for word, what in commands.items()),
+            ]
+        )
     model = parser.add_argument_group("what is measured")
     model.add_argument(
         "--engine",
@@ -54,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--profile", action="store_true", help="of a plan: the time of every layer as well")
     how = parser.add_argument_group("how")
-    how.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels (default: the model's crop)")
+    how.add_argument(
+        "--size", type=int, nargs=2, metavar=("H", "W"), help="pixels (default: the model's crop, or its padded scale)"
+    )
     how.add_argument("--batch", type=int, nargs="+", metavar="N", help="images per run, one or several (default: 1)")
     how.add_argument("--threads", type=int, metavar="N", help="threads of one operator (default: the physical cores)")
     how.add_argument("--provider", choices=("cpu", "cuda"), help="execution provider (default: cpu)")
@@ -84,6 +122,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    if words and not words[0].startswith("-"):
+        raise UsageError(
+            f"{words[0]} is no command of {PROG} (there are: {', '.join(_commands())}); a model is named with "
+            "--engine FILE or --preset NAME"
+        )
     args = _parser().parse_args(argv)
     plan = _plan(args)
     from adapter_bench import machine, report, session, table
@@ -94,7 +138,8 @@ def _run(argv: Sequence[str] | None) -> int:
             check_writable(path, option)
     before = machine.describe()
     subject = _subject(args, plan)
-    results = session.run(subject, plan, report.busy(before) if plan.timed else [])
+    doubts = [*report.busy(before), *machine.doubts(before)] if plan.timed else []
+    results = session.run(subject, plan, doubts)
     command = [PROG, *(sys.argv[1:] if argv is None else argv)]
     _write(args, report.document(command, plan.rules if plan.timed else None, before, results), table)
     return 0

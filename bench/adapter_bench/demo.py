@@ -11,10 +11,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from pprint import pformat
+from typing import TYPE_CHECKING, Any
 
 from adapter_infer import command_line
 from adapter_infer.errors import AdapterError
 from adapter_infer.files import replacing
+
+if TYPE_CHECKING:
+    from adapter_infer.spec import ModelSpec
 
 PRESET = "semfpn_vit_adapter_tiny_512_ade20k"
 
@@ -29,25 +33,33 @@ def write_sample_checkpoint(path: Path, preset: str, seed: int = 0) -> None:
     model = models.build_model(spec)
     models.random_weights(model, seed)
     assert spec.preprocessing is not None
-    normalise = {"type": "Normalize", "mean": list(spec.preprocessing.mean), "std": list(spec.preprocessing.std)}
-    steps = [
-        {"type": "Resize", "keep_ratio": True},
-        {"type": "ResizeToMultiple", "size_divisor": spec.preprocessing.size_divisor},
-        normalise | {"to_rgb": spec.preprocessing.to_rgb},
-    ]
-    inference = {"mode": spec.inference.mode, "crop_size": spec.inference.crop, "stride": spec.inference.stride}
-    parts = {"backbone": spec.backbone, "neck": spec.neck, "decode_head": spec.decode_head, "test_cfg": inference}
+    settings = spec.preprocessing
+    normalise: dict[str, Any] = {"type": "Normalize", "mean": list(settings.mean), "std": list(settings.std)}
+    normalise |= {"to_rgb": settings.to_rgb}
+    fit: dict[str, Any] = {"type": "Pad" if settings.pad else "ResizeToMultiple"}
+    fit |= {"size_divisor": settings.size_divisor}
+    steps: list[dict[str, Any]] = [{"type": "Resize", "keep_ratio": True}]
+    steps += [normalise, fit] if settings.pad else [fit, normalise]
     config = {
-        "model": {"type": "EncoderDecoder"} | {name: part for name, part in parts.items() if part is not None},
+        "model": _official_model(spec),
         "test_pipeline": [
             {"type": "LoadImageFromFile"},
-            {"type": "MultiScaleFlipAug", "img_scale": spec.preprocessing.scale, "flip": False, "transforms": steps},
+            {"type": "MultiScaleFlipAug", "img_scale": settings.scale, "flip": False, "transforms": steps},
         ],
     }
     text = "\n".join(f"{key} = {pformat(value, sort_dicts=False)}" for key, value in config.items())
     meta = {"config": text, "CLASSES": spec.classes, "PALETTE": spec.palette, "epoch": 0, "iter": 0}
     with replacing(path) as stream:
         torch.save({"meta": meta, "state_dict": model.state_dict()}, stream)
+
+
+def _official_model(spec: ModelSpec) -> dict[str, Any]:
+    """The `model` dictionary of an official configuration."""
+    if spec.detector is not None:
+        return spec.detector | {"backbone": spec.backbone}
+    inference = {"mode": spec.inference.mode, "crop_size": spec.inference.crop, "stride": spec.inference.stride}
+    parts = {"backbone": spec.backbone, "neck": spec.neck, "decode_head": spec.decode_head, "test_cfg": inference}
+    return {"type": "EncoderDecoder"} | {name: part for name, part in parts.items() if part is not None}
 
 
 def write_sample_picture(path: Path) -> None:

@@ -13,11 +13,11 @@ import onnx
 from adapter_bench import bare, files, machine, macs_onnx, memory, weights
 from adapter_bench.measure import Rules
 from adapter_bench.shapes import msda_kind
-from adapter_bench.subject import Count, Prepare, Size
+from adapter_bench.subject import Count, Prepare, Size, content_remarks, default_size
 from adapter_engines import Engine, onnx_file
 from adapter_infer import metadata as file_metadata
 from adapter_infer.errors import UnsupportedModel, UsageError
-from adapter_infer.metadata import Metadata
+from adapter_infer.metadata import IMAGE_SIZE, Metadata
 from adapter_infer.spec import ModelSpec
 
 DTYPES: dict[int, str] = {
@@ -41,8 +41,9 @@ class EngineSubject:
         props = {entry.key: entry.value for entry in self._graph.metadata_props}
         self.metadata: Metadata | None = file_metadata.from_props(props)
         self.name = name or (self.spec.name if self.spec is not None else "") or self.path.stem
-        self._input = self._picture_input()
+        self._input, self._sizes = self._inputs()
         self._opened = False
+        self._found: dict[str, Any] = {}  # what the last run gave
         self._library: Path | None = None
 
     @property
@@ -78,8 +79,13 @@ class EngineSubject:
             self._opened, self.threads, self._library = True, engine.threads, engine.library
 
             def prepare(batch: int, size: Size) -> Callable[[], object]:
-                feeds = {self._input.name: bare.noise(self._picture_shape(batch, size), self._dtype)}
-                return lambda: engine.infer(feeds)
+                feeds = bare.feeds(self._input.name, self._picture_shape(batch, size), self._dtype, self._sizes)
+
+                def run() -> object:
+                    self._found = engine.infer(feeds)
+                    return self._found
+
+                return run
 
             yield prepare
 
@@ -92,6 +98,8 @@ class EngineSubject:
             remarks.append("no custom-op library was registered: MSDA ran as its function body, which is slower")
         if self.provider != "cpu":
             remarks.append("latency includes the copies to and from the device; memory is the host's alone")
+        if self._sizes is not None and {"count", "scores"} <= self._found.keys():
+            remarks += content_remarks(self._found["count"], self._found["scores"].shape[1])
         return {
             "engine": self._engine(),
             "runtime": {
@@ -128,19 +136,28 @@ class EngineSubject:
             "name": self._input.name,
             "shape": self._picture_shape(batch, size),
             "dtype": self._dtype,
+            "sizes": self._sizes,
         }
 
     def count(self, batch: int, size: Size) -> Count:
-        counted = macs_onnx.count(self._graph, {self._input.name: self._picture_shape(batch, size)})
+        shapes: dict[str, tuple[int, ...]] = {self._input.name: self._picture_shape(batch, size)}
+        if self._sizes is not None:
+            shapes[self._sizes] = (batch, 2)
+        counted = macs_onnx.count(self._graph, shapes)
         paper, remarks = None, []
         if (spec := self._counted_spec()) is not None:
             from adapter_bench import macs_torch
 
-            paper = macs_torch.count_paper(spec, size)
-            in_torch = sum(macs_torch.count(spec, size, batch).values())
+            output = self.metadata.output if self.metadata is not None else None
+            paper = None if output == "dense" else macs_torch.count_paper(spec, size)
+            in_torch = sum(macs_torch.count(spec, size, batch, output).values())
             if in_torch != counted.macs:
+                constant = macs_torch.count_constant(spec, size, batch, output)
+                folded = counted.macs == in_torch - constant
                 remarks.append(
-                    f"the graph has {counted.macs} MACs, the PyTorch model {in_torch}: the graph was changed"
+                    f"{constant} MACs of the PyTorch model are constants in the graph"
+                    if folded
+                    else f"the graph has {counted.macs} MACs, the PyTorch model {in_torch}: the graph was changed"
                 )
         if counted.uncounted:
             found = ", ".join(f"{times} {operator}" for operator, times in counted.uncounted.items())
@@ -161,7 +178,7 @@ class EngineSubject:
         if self.metadata is None:
             return None
         if self.metadata.output == "features":
-            return replace(self.metadata.model, neck=None, decode_head=None)
+            return replace(self.metadata.model, neck=None, decode_head=None, detector=None)
         return self.metadata.model
 
     @property
@@ -180,18 +197,23 @@ class EngineSubject:
 
     # --- the input ---
 
-    def _picture_input(self) -> onnx.ValueInfoProto:
-        """The graph's only input. Errors: UnsupportedModel."""
+    def _inputs(self) -> tuple[onnx.ValueInfoProto, str | None]:
+        """The graph's picture, and the name of a detector's other input, the pictures' sizes.
+
+        Errors: UnsupportedModel.
+        """
         weights_too = {tensor.name for tensor in self._graph.graph.initializer}
         inputs = [entry for entry in self._graph.graph.input if entry.name not in weights_too]
-        if len(inputs) != 1 or len(inputs[0].type.tensor_type.shape.dim) != 4:
+        pictures = [entry for entry in inputs if entry.name != IMAGE_SIZE]
+        if len(pictures) != 1 or len(pictures[0].type.tensor_type.shape.dim) != 4:
             found = ", ".join(entry.name for entry in inputs) or "nothing"
             raise UnsupportedModel(
-                f"{self.path} takes {found}; only models with one picture as their input are measured"
+                f"{self.path} takes {found}; only models with one picture as their input are measured, "
+                f"and detectors that take its {IMAGE_SIZE} too"
             )
-        if inputs[0].type.tensor_type.elem_type not in DTYPES:
+        if pictures[0].type.tensor_type.elem_type not in DTYPES:
             raise UnsupportedModel(f"{self.path} takes pictures that are not float32, float16 or uint8")
-        return inputs[0]
+        return pictures[0], IMAGE_SIZE if len(inputs) > 1 else None
 
     def _dims(self) -> list[int | None]:
         dims = self._input.type.tensor_type.shape.dim
@@ -210,7 +232,7 @@ class EngineSubject:
 
     def _default_size(self) -> Size:
         _, height, width = self._fixed()
-        crop = None if self.spec is None else self.spec.inference.crop
+        crop = default_size(self.spec)
         if (height is None or width is None) and crop is None:
             raise UsageError(f"{self.path} takes any size and names none; give --size H W")
         fallback = crop or (0, 0)

@@ -2,8 +2,9 @@
 
 Convention `macs`: what torch.utils.flop_counter counts, halved, plus the MSDA core. That is every convolution, matrix
 product and attention product, one MAC for each multiplication that is summed; biases, normalisations, activations,
-softmax, pooling, interpolation and other element-wise work count nothing. The same operators at the same sizes are
-counted on the PyTorch model by `macs_torch.count`, and the two agree to the last digit.
+softmax, pooling, interpolation and other element-wise work count nothing. Nor does what a detector selects with:
+RoiAlign interpolates, and NonMaxSuppression, TopK and the like compare and move numbers. The same operators at the same
+sizes are counted on the PyTorch model by `macs_torch.count`, and the two agree to the last digit.
 
 MSDA core: N*Q*M*L*P*D*5, four for the bilinear corners and one for the attention weight, whichever of the operators
 holds it; a GridSample, which is how the `onnx` flavour spells the core, counts five per output element to match.
@@ -30,8 +31,9 @@ from adapter_infer.metadata import FUSED_OP, OP_DOMAIN, STANDARD_OP
 
 Rule = Callable[[onnx.NodeProto, Shapes], "int | None"]  # None: not a case that the rule knows
 
-# These multiply or hold nodes that do, and no rule here counts them: their presence is reported.
-_UNCOUNTED = {"DeformConv", "DFT", "GRU", "If", "LSTM", "Loop", "RNN", "STFT", "Scan"}
+# These multiply, and no rule here counts them: their presence is reported. So is that of loops and branches (which run
+# who knows how often) whose bodies hold any of them, or of what a rule counts.
+_UNCOUNTED = {"DeformConv", "DFT", "GRU", "LSTM", "RNN", "STFT"}
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,17 @@ def count(model: onnx.ModelProto, inputs: Mapping[str, Shape]) -> GraphCount:
         macs = None if rule is None else _apply(rule, node, shapes)
         if macs is not None:
             counted.append(NodeCount(_name(node), node.op_type, macs))
-        elif rule is not None or not standard or node.op_type in _UNCOUNTED:
+        elif rule is not None or _multiplies(node):
             uncounted[node.op_type if standard else f"{node.domain}::{node.op_type}"] += 1
     return GraphCount(tuple(counted), msda_nodes, dict(uncounted))
+
+
+def _multiplies(node: onnx.NodeProto) -> bool:
+    """Whether a node, or one inside it, may sum products."""
+    standard = node.domain in {"", "ai.onnx"}
+    bodies = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+    inside = any(_multiplies(inner) or inner.op_type in _RULES for body in bodies for inner in body.node)
+    return inside or not standard or node.op_type in _UNCOUNTED
 
 
 def _name(node: onnx.NodeProto) -> str:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from adapter_bench import op_roof
 from adapter_bench.op_rivals import GRID_SAMPLE, OURS, TORCH_OP, WORKLOADS, Workload, rivals
 from adapter_infer import command_line
 from adapter_infer.errors import EnvironmentMissing, UsageError
@@ -164,9 +165,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not chosen:
         raise UsageError(f"--only {options.only} matches none of: {', '.join(work.name for work in WORKLOADS)}")
     timings: list[Timing] = []
+    roofs: dict[str, dict[str, float]] = {}
     neighbours = Neighbours()
     for count in threads:
         _set_torch_threads(count)
+        if options.json:
+            with command_line.step(f"measuring what memory and arithmetic reach, {count} threads"):
+                roofs[f"{count} thread{'s' if count != 1 else ''}"] = op_roof.roof()
         for work in chosen:
             for included in (True, False):
                 with command_line.step(f"{work.name}, {count} threads"):
@@ -175,7 +180,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = circumstances() | {"other programs": "unknown" if busy is None else f"{busy:.2f} cores busy meanwhile"}
     show(timings, options.rounds, found)
     if options.json:
-        report = {"circumstances": found, "timings": [asdict(timing) for timing in timings]}
+        told = {one.name: op_roof.work(one) for one in chosen}
+        report = {
+            "circumstances": found,
+            "timings": [asdict(timing) for timing in timings],
+            "work": told,
+            "roof": roofs,
+        }
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
     return 0
 

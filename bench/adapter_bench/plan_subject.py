@@ -11,10 +11,10 @@ import numpy as np
 
 from adapter_bench import bare, child, files, plan_runs, smi
 from adapter_bench.measure import Rules
-from adapter_bench.subject import Count, Prepare, Size
+from adapter_bench.subject import Count, Prepare, Size, default_size
 from adapter_engines import Engine
 from adapter_infer.errors import UnsupportedModel, UsageError
-from adapter_infer.metadata import Metadata
+from adapter_infer.metadata import IMAGE_SIZE, Metadata
 from adapter_infer.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class PlanSubject:
         self._engine: PlanEngine | None = engine
         try:
             self._facts = self._describe(engine)
-            self._picture = _picture(engine)
+            self._picture, self._sizes = _inputs(engine)
             self._check_built_from()
         except BaseException:
             engine.close()
@@ -87,8 +87,8 @@ class PlanSubject:
                 "build it with --max-batch"
             )
         if size is None:
-            crop = None if self.spec is None else self.spec.inference.crop
-            height, width = (known or (crop[i] if crop else 0) for i, known in enumerate(fixed_size))
+            usual = default_size(self.spec) or (0, 0)
+            height, width = (known or usual[i] for i, known in enumerate(fixed_size))
             if not height or not width:
                 raise UsageError(f"{self.path} takes several sizes and names none; give --size H W")
             size = (height, width)
@@ -223,7 +223,7 @@ class PlanSubject:
         return (batch, *size, 3) if self._channels_last else (batch, 3, *size)
 
     def _feeds(self, batch: int, size: Size) -> dict[str, np.ndarray]:
-        return {self._picture.name: bare.noise(self._shape(batch, size), self._picture.dtype)}
+        return bare.feeds(self._picture.name, self._shape(batch, size), self._picture.dtype, self._sizes)
 
 
 def memory_here(path: str, allow_embedded_code: bool, shape: list[int], cuda_graph: bool) -> dict[str, Any]:
@@ -232,8 +232,8 @@ def memory_here(path: str, allow_embedded_code: bool, shape: list[int], cuda_gra
 
     with Engine.load(path, allow_embedded_code=allow_embedded_code) as engine:
         assert isinstance(engine, PlanEngine)
-        picture = _picture(engine)
-        with plan_runs.ready(engine, {picture.name: bare.noise(shape, picture.dtype)}, cuda_graph) as ready:
+        picture, sizes = _inputs(engine)
+        with plan_runs.ready(engine, bare.feeds(picture.name, shape, picture.dtype, sizes), cuda_graph) as ready:
             ready.run()
             ready.run()
             found = engine.memory()
@@ -255,14 +255,16 @@ def _counted(onnx: str) -> EngineSubject:
     return EngineSubject(onnx)
 
 
-def _picture(engine: Engine) -> Any:
-    """The plan's only input. Errors: UnsupportedModel."""
-    if len(engine.inputs) != 1 or len(engine.inputs[0].shape) != 4 or engine.inputs[0].dtype not in PICTURES:
+def _inputs(engine: Engine) -> tuple[Any, str | None]:
+    """The plan's picture, and the name of a detector's other input, the pictures' sizes. Errors: UnsupportedModel."""
+    pictures = [one for one in engine.inputs if one.name != IMAGE_SIZE]
+    if len(pictures) != 1 or len(pictures[0].shape) != 4 or pictures[0].dtype not in PICTURES:
         found = ", ".join(f"{one.name} {one.dtype}{list(one.shape)}" for one in engine.inputs)
         raise UnsupportedModel(
-            f"{engine.path} takes {found}; only plans with one picture of {', '.join(PICTURES)} are measured"
+            f"{engine.path} takes {found}; only plans with one picture of {', '.join(PICTURES)} are measured, "
+            f"and detectors that take its {IMAGE_SIZE} too"
         )
-    return engine.inputs[0]
+    return pictures[0], IMAGE_SIZE if len(engine.inputs) > 1 else None
 
 
 def _precision(sidecar: Sidecar | None) -> str:

@@ -69,9 +69,10 @@ class Shapes:
 def infer(model: onnx.ModelProto, inputs: Mapping[str, Shape]) -> Shapes:
     """The shapes of `model`'s tensors when its inputs have the shapes given here by name.
 
-    Weights need not be loaded (external data is not read). What cannot be known stays unknown: outputs of operators
-    without a schema, and sizes that depend on the picture. Errors: ValueError for an input that contradicts the graph,
-    UnsupportedModel for a graph that contradicts itself at this size.
+    Weights need not be loaded (external data is not read). What cannot be known stays unknown: sizes that depend on the
+    picture, and outputs of loops, branches and operators without a schema, unless the file states them as numbers.
+    Errors: ValueError for an input that contradicts the graph, UnsupportedModel for a graph that contradicts itself at
+    this size.
     """
     shapes = Shapes()
     for tensor in model.graph.initializer:
@@ -89,9 +90,19 @@ def infer(model: onnx.ModelProto, inputs: Mapping[str, Shape]) -> Shapes:
             _check_input(graph_input, inputs[graph_input.name])
             shapes.set(graph_input.name, graph_input.type.tensor_type.elem_type, inputs[graph_input.name])
     opsets = {opset.domain or "": opset.version for opset in model.opset_import}
+    stated = {info.name: info.type for info in (*model.graph.value_info, *model.graph.output)}
     for node in model.graph.node:
         _visit(node, shapes, opsets, model)
+        for name in node.output:  # behind a loop or a branch only the file itself knows
+            if name in stated and shapes.of(name) is None and _is_fixed(stated[name]):
+                shapes.types[name] = stated[name]
     return shapes
+
+
+def _is_fixed(kind: onnx.TypeProto) -> bool:
+    """Whether a type states every dimension as a number, which then holds at any input size."""
+    tensor = kind.tensor_type
+    return tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim)
 
 
 def _check_input(graph_input: onnx.ValueInfoProto, shape: Shape) -> None:

@@ -30,6 +30,30 @@ class Count:
     remarks: tuple[str, ...] = ()
 
 
+def content_remarks(count: Any, slots: int) -> list[str]:
+    """What a reader must know of a detector's speed; `count` (N,) of its `slots` detections were found in the last run
+    of each picture."""
+    found = " and ".join(str(number) for number in sorted({int(number) for number in count}))
+    return [
+        "NMS and RoIAlign have as much work as the pictures give them: these were drawn, the same in every run and as "
+        f"large as the input, and the model found {found} of at most {slots} detections in each (random weights tend "
+        "to fill all slots)"
+    ]
+
+
+def default_size(spec: ModelSpec | None) -> Size | None:
+    """The size at which a model is measured: its crop; a detector's scale, padded, the long side across; else None."""
+    if spec is None:
+        return None
+    if spec.inference.crop is not None or spec.preprocessing is None or spec.preprocessing.scale is None:
+        return spec.inference.crop
+    if not spec.preprocessing.pad:
+        return None
+    divisor = max(spec.preprocessing.size_divisor, 1)
+    width, height = (-(-side // divisor) * divisor for side in sorted(spec.preprocessing.scale, reverse=True))
+    return height, width
+
+
 class Subject(Protocol):
     """One model on one runtime."""
 

@@ -12,10 +12,11 @@ from torch import nn
 
 from adapter_bench import bare, files, machine, macs_torch, memory
 from adapter_bench.measure import Rules
-from adapter_bench.subject import Count, Prepare, Size
+from adapter_bench.subject import Count, Prepare, Size, content_remarks, default_size
 from adapter_engines.threads import chosen
 from adapter_infer import models
 from adapter_infer import spec as model_spec
+from adapter_infer.detectors.detections import Detections
 from adapter_infer.errors import UsageError
 from adapter_infer.msda import MSDeformAttn
 from adapter_infer.spec import ModelSpec
@@ -50,6 +51,7 @@ class TorchSubject:
     def __init__(self, source: dict[str, Any], threads: int | None = None) -> None:
         self._source, self.threads = source, chosen(threads)
         self._model, self._spec = build(**source)
+        self._found: object = None  # what the last run gave
         self.name = self.spec.name or Path(str(source.get("checkpoint") or "model")).stem
         self.precision = str(next(self._model.parameters()).dtype).removeprefix("torch.").replace("float", "fp")
 
@@ -58,11 +60,11 @@ class TorchSubject:
         return self._spec
 
     def resolve(self, size: Size | None, batches: list[int] | None) -> tuple[Size, list[int]]:
-        size = size or self.spec.inference.crop
+        size = size or default_size(self.spec)
         if size is None:
             raise UsageError(f"{self.name} names no crop; give --size H W")
-        with torch.device("meta"), torch.no_grad():  # the model itself knows best what it does not take
-            models.build_model(self.spec, "meta")(torch.empty(1, 3, *size))
+        with torch.no_grad():  # the model itself knows best what it does not take
+            models.build_model(self.spec, "meta")(*macs_torch.meta_inputs(self.spec, size))
         return size, batches or [1]
 
     @contextmanager
@@ -71,7 +73,13 @@ class TorchSubject:
         torch.set_num_threads(self.threads)
 
         def prepare(batch: int, size: Size) -> Callable[[], object]:
-            return bare.inference(self._model, (batch, 3, *size))
+            infer = bare.inference(self._model, (batch, 3, *size), detector=self._is_detector)
+
+            def run() -> object:
+                self._found = infer()
+                return self._found
+
+            return run
 
         try:
             yield prepare
@@ -90,7 +98,18 @@ class TorchSubject:
             "params_of": "the model, without auxiliary heads",
             "weights_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
             "msda_nodes": sum(isinstance(module, MSDeformAttn) for module in self._model.modules()),
+            "remarks": self._remarks(),
         }
+
+    @property
+    def _is_detector(self) -> bool:
+        return self.spec.task == "detection"
+
+    def _remarks(self) -> list[str]:
+        found = self._found
+        if not isinstance(found, Detections):
+            return []
+        return content_remarks(found.count.tolist(), found.scores.shape[1])
 
     def details(self, batch: int, size: Size, rules: Rules) -> dict[str, Any]:
         return {}

@@ -1,0 +1,1 @@
+"""Whole tables of measurements, row by row: `adapter-bench suite NAME --out DIR`."""
