@@ -29,16 +29,15 @@ from torch import Tensor, nn
 
 from adapter_infer.errors import UnsupportedModel
 from adapter_infer.geometry import Levels, Shape
+from adapter_infer.spec import ATTENTION
 
-DEFORMABLE = "deformable"
-DENSE = ("global", "cswin", "pale")
-KINDS = (DEFORMABLE, *DENSE)
+DEFORMABLE, *DENSE = ATTENTION
 
 
 def check(kind: object, num_heads: int) -> None:
     """Errors: UnsupportedModel for an unknown kind, or heads that cannot be halved where they must."""
-    if kind not in KINDS:
-        raise UnsupportedModel(f"attention {kind!r} is unknown; choose one of {', '.join(KINDS)}")
+    if kind not in ATTENTION:
+        raise UnsupportedModel(f"attention {kind!r} is unknown; choose one of {', '.join(ATTENTION)}")
     if kind in {"cswin", "pale"} and num_heads % 2:
         raise UnsupportedModel(
             f"attention {kind} gives half of the heads to rows and half to columns, but deform_num_heads={num_heads} "

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+from adapter_infer.errors import UnsupportedModel
 
 # Official class names that are supported.
 BACKBONES = (
@@ -17,6 +19,10 @@ BACKBONES = (
     *("DINOv2Adapter", "DINOv2Baseline", "DINOv3Adapter"),
 )
 HEADS = ("UPerHead", "FPNHead", "SETRUPHead", "Mask2FormerHead", "DINOv3Mask2FormerHead")
+
+# What injectors and extractors can attend by: the official way, and those of the paper's ablation.
+ATTENTION = ("deformable", "global", "cswin", "pale")
+ABLATED = frozenset({"ViTAdapter", "BEiTAdapter", "UniPerceiverAdapter", "DINOv2Adapter"})  # the backbones that take it
 
 # Parts of a model, and prefixes of its tensors, that only detectors have.
 DETECTION_PARTS = ("rpn_head", "roi_head", "bbox_head", "mask_head", "panoptic_head", "query_head")
@@ -129,6 +135,19 @@ def class_count(head: Mapping[str, Any]) -> int:
     if "num_things_classes" in head:
         return int(head["num_things_classes"]) + int(head["num_stuff_classes"])
     return int(head["num_classes"])
+
+
+def with_attention(spec: ModelSpec, kind: str) -> ModelSpec:
+    """`spec` with injectors and extractors of another kind of ATTENTION. Errors: UnsupportedModel where it has none."""
+    name = spec.backbone.get("type")
+    if name not in ABLATED:
+        raise UnsupportedModel(
+            f"{name} has no injectors whose attention could be {kind}; those that have are {', '.join(sorted(ABLATED))}"
+        )
+    backbone = spec.backbone | {"attention": kind}
+    return replace(
+        spec, backbone=backbone, name=f"{spec.name} {kind}".strip(), source=f"{spec.source}, {kind} attention"
+    )
 
 
 def to_json(spec: ModelSpec) -> str:

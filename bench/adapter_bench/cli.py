@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapter_infer import command_line
 from adapter_infer.errors import UsageError
+from adapter_infer.spec import ATTENTION
 
 if TYPE_CHECKING:
     from adapter_bench.session import Plan
@@ -77,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
         help="alone: this model in PyTorch eager with random weights; with a checkpoint: what the checkpoint is",
     )
     model.add_argument("--config", type=Path, metavar="FILE", help="with a checkpoint: its mmcv-style configuration")
+    model.add_argument(
+        "--attention", choices=ATTENTION, help="with a preset alone: what its injectors and extractors attend by"
+    )
     what = parser.add_argument_group("selection")
     what.add_argument("--fps", action="store_true", help="latency and images per second")
     what.add_argument("--flops", action="store_true", help="multiply-adds, MSDA included; and the paper's")
@@ -198,6 +202,8 @@ def _subject(args: argparse.Namespace, plan: Plan) -> Subject:
         raise UsageError("nothing to measure; give --engine FILE (.onnx or a checkpoint) or --preset NAME")
     from adapter_engines.engine import PLAN_SUFFIXES
 
+    if args.engine is not None:
+        _refuse(args, f"does not apply to {args.engine}, which has its own", "attention")
     if args.engine is not None and args.engine.suffix.lower() in PLAN_SUFFIXES:
         return _plan_subject(args)
     _refuse(args, "is for TensorRT plans", "cuda_graph", "onnx", "allow_embedded_code", "profile")
@@ -221,7 +227,7 @@ def _subject(args: argparse.Namespace, plan: Plan) -> Subject:
         raise UsageError("--cache does not apply to PyTorch eager, whose baseline is not exported; leave it out")
     from adapter_bench.torch_subject import TorchSubject
 
-    source = {"checkpoint": args.engine, "config": args.config, "preset": args.preset}
+    source = {"checkpoint": args.engine, "config": args.config, "preset": args.preset, "attention": args.attention}
     with command_line.step("building the model"):
         return TorchSubject({k: str(v) for k, v in source.items() if v is not None}, plan.threads)
 

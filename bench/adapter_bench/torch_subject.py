@@ -25,10 +25,15 @@ SEED = 0
 
 
 def build(
-    checkpoint: str | None = None, config: str | None = None, preset: str | None = None, spec: str | None = None
+    checkpoint: str | None = None,
+    config: str | None = None,
+    preset: str | None = None,
+    spec: str | None = None,
+    attention: str | None = None,
 ) -> tuple[nn.Module, ModelSpec]:
     """The model of a checkpoint (`config` or `preset` say what it is where it does not), or, without one, of a preset
-    or of a spec in JSON with seeded random weights. Errors: those of `checkpoints.load_model` and `presets.spec`."""
+    or of a spec in JSON with seeded random weights, which may have another `attention`. Errors: those of
+    `checkpoints.load_model`, `presets.spec` and `spec.with_attention`."""
     if checkpoint is not None:
         from adapter_infer import checkpoints
 
@@ -40,6 +45,8 @@ def build(
         from adapter_infer import presets
 
         known = presets.spec(str(preset))
+    if attention is not None:
+        known = model_spec.with_attention(known, attention)
     model = models.build_model(known)
     models.random_weights(model, SEED)
     return model, known

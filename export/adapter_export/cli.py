@@ -16,6 +16,7 @@ from adapter_export.precision import choose as choose_precision
 from adapter_infer import command_line
 from adapter_infer.errors import UsageError
 from adapter_infer.files import check_writable
+from adapter_infer.spec import ATTENTION, with_attention
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
         help="DINOv3's frozen ViT, where CHECKPOINT holds its adapter and head",
     )
     model.add_argument("--random-weights", action="store_true", help="random weights instead of a checkpoint")
+    model.add_argument(
+        "--attention",
+        choices=ATTENTION,
+        help="with random weights: what injectors and extractors attend by (a checkpoint's configuration says its own)",
+    )
     model.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of random weights and of the compared pictures"
     )
@@ -150,6 +156,8 @@ def _check_sources(args: argparse.Namespace) -> None:
         raise UsageError(
             "no checkpoint given; pass CHECKPOINT, or --random-weights with --preset NAME or --config FILE"
         )
+    if args.attention is not None and not args.random_weights:
+        raise UsageError("--attention builds a model to measure and needs --random-weights; a checkpoint has its own")
     if args.weights_key is not None and args.checkpoint is None:
         raise UsageError("--weights-key names an entry of a checkpoint, but there is none")
     if args.backbone_checkpoint is not None and args.checkpoint is None:
@@ -192,6 +200,7 @@ def _load(args: argparse.Namespace) -> tuple[nn.Module, ModelSpec, str | None]:
     if args.random_weights:
         with command_line.step("building the model"):
             spec = checkpoints.identify(None, args.config, args.preset, features_only=features_only)
+            spec = spec if args.attention is None else with_attention(spec, args.attention)
             model = models.build_model(spec).requires_grad_(False)
             models.random_weights(model, args.seed)
         return model, spec, None

@@ -130,6 +130,16 @@ def test_flops_alone_need_no_runtime(exported: Export, capsys: Any) -> None:
     assert json.loads(capsys.readouterr().out)["msda_nodes"] == 6
 
 
+def test_another_attention_is_counted_as_what_it_is(tmp_path: Path) -> None:
+    found = {}
+    for kind in ("deformable", "cswin"):
+        preset = ["--preset", "semfpn_vit_adapter_tiny_512_ade20k", "--attention", kind, "--size", "128", "128"]
+        assert cli.main([*preset, "--flops", "--json", str(tmp_path / kind)]) == 0
+        found[kind] = json.loads((tmp_path / kind).read_text())
+    assert (found["deformable"]["msda_nodes"], found["cswin"]["msda_nodes"]) == (10, 0)
+    assert found["cswin"]["params"] > found["deformable"]["params"] == 12_167_750
+
+
 def test_pytorch_eager_is_measured_beside_its_baseline(tmp_path: Path) -> None:
     out = tmp_path / "report.json"
     preset = "upernet_deit_adapter_tiny_512_160k_ade20k"
@@ -184,6 +194,7 @@ REFUSALS = [
     (["--engine", "FOREIGN", "--size", "8", "8", "--baseline"], 3, "was not written by adapter-export"),
     (["--engine", "TEXT"], 3, "not an ONNX file"),
     (["--preset", "nonsense"], 2, "nonsense"),
+    (["--engine", "ENGINE", "--attention", "pale"], 2, "--attention does not apply to"),
     (["--preset", "upernet_deit_adapter_tiny_512_160k_ade20k", "--size", "33", "32"], 2, "not a multiple of 32"),
     (
         ["--preset", "upernet_deit_adapter_tiny_512_160k_ade20k", "--provider", "cuda"],

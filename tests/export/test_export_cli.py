@@ -125,6 +125,12 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     ([str(CHECKPOINT), "--onnx", "o.onnx", "--size", "64", "64", "--dynamic-size"], 2, "exclude each other"),
     ([str(BEIT), "--onnx", "o.onnx", "--dynamic-size"], 2, "position bias was trained for 64x64"),
     (["--random-weights", "--preset", LIGHT, "--weights-key", "ema", "--onnx", "o.onnx"], 2, "--weights-key"),
+    ([str(CHECKPOINT), "--attention", "pale", "--onnx", "o.onnx"], 2, "--attention builds a model to measure"),
+    (
+        ["--random-weights", "--preset", "semfpn_vit_tiny_512_ade20k", "--attention", "pale", "--onnx", "o.onnx"],
+        3,
+        "ViTBaseline has no injectors",
+    ),
 ]
 
 
