@@ -117,6 +117,16 @@ def to_map(tokens: Tensor, shape: Shape) -> Tensor:
     return tokens.transpose(1, 2).reshape(n, c, *shape)
 
 
+def to_maps(tokens: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
+    """(N, sum of H*W, C) tokens of several levels to their (N, C, H, W) maps.
+
+    Transposed before they are split: the other way round OpenVINO's CPU plugin (2024.6 to 2026.4.1) loses the
+    transposition of a level that is next added to something.
+    """
+    parts = tokens.transpose(1, 2).split([h * w for h, w in shapes], 2)
+    return [part.reshape(*part.shape[:2], *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
 def to_tokens(feature_map: Tensor) -> Tensor:
     """A (N, C, H, W) map to (N, H*W, C) tokens."""
     return feature_map.flatten(2).transpose(1, 2)

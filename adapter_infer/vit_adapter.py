@@ -21,7 +21,7 @@ from adapter_infer.attention import DEFORMABLE
 from adapter_infer.attention import check as check_attention
 from adapter_infer.beit import BEiT
 from adapter_infer.errors import UnsupportedModel
-from adapter_infer.geometry import AdapterGeometry, Shape, to_map, to_tokens
+from adapter_infer.geometry import AdapterGeometry, Shape, to_map, to_maps, to_tokens
 from adapter_infer.interaction import Interaction
 from adapter_infer.spatial_prior import SpatialPriorModule
 from adapter_infer.uniperceiver import UniPerceiver
@@ -138,8 +138,7 @@ class AdapterBody(nn.Module, ABC):
         for interaction, (first, last) in zip(self.interactions, self.groups, strict=True):
             x, c = interaction(x, c, partial(run, first=first, last=last), geometry)
             stages.append(x)
-        parts = c.split([h * w for h, w in pyramid], 1)
-        c2, c3, c4 = (to_map(part, level) for part, level in zip(parts, pyramid, strict=True))
+        c2, c3, c4 = to_maps(c, pyramid)
         maps = [self.up(c2) + c1, c2, c3, c4]
         if self.vit_features != "none":
             sources = stages if self.vit_features == "stages" else [x] * 4

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from adapter_infer.dinov3.vit import DINOv3ViT
 from adapter_infer.errors import UnsupportedModel
-from adapter_infer.geometry import AdapterGeometry, to_map, to_tokens
+from adapter_infer.geometry import AdapterGeometry, to_map, to_maps, to_tokens
 from adapter_infer.heads.layers import resize
 from adapter_infer.interaction import Extractor
 from adapter_infer.spatial_prior import SpatialPriorModule
@@ -134,8 +134,7 @@ class DINOv3Adapter(nn.Module):
         c = torch.cat([to_tokens(level) + self.level_embed[i] for i, level in enumerate(levels)], 1)
         for interaction, x in zip(self.interactions, stages, strict=True):
             c = interaction(c, x, geometry)
-        parts = c.split([h * w for h, w in pyramid], 1)
-        c2, c3, c4 = (to_map(part, level) for part, level in zip(parts, pyramid, strict=True))
+        c2, c3, c4 = to_maps(c, pyramid)
         maps = [self.up(c2) + c1, c2, c3, c4]
         if self.add_vit_feature:
             sizes = [(2 * h, 2 * w) for h, w in pyramid[:1]] + list(pyramid)

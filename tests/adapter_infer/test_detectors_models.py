@@ -7,94 +7,25 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from adapter_infer import presets
 from adapter_infer.detectors import DETECTORS, build_detector
 from adapter_infer.detectors.detections import Detections
 from adapter_infer.detectors.detector import Detector
 from adapter_infer.errors import UnsupportedModel
-from adapter_infer.models import random_weights
+from small_detectors import RELEASED, WIDTH, Backbone, dictionary, with_weights
 
 torch.set_num_threads(1)
 
-WIDTH, CLASSES = 16, 4
-NAMES = {
-    "mask_rcnn": "mask_rcnn_deit_adapter_tiny_fpn_1x_coco",
-    "upgraded": "mask_rcnn_mae_adapter_base_lsj_fpn_25ep_coco",
-    "no_fpn": "mask_rcnn_deit_adapter_small_3x_coco",
-    "cascade": "cascade_mask_rcnn_deit_adapter_small_fpn_3x_coco",
-    "htc": "htc++_beitv2_adapter_large_fpn_o365_coco",
-    "atss": "atss_deit_adapter_small_fpn_3x_coco",
-    "gfl": "gfl_deit_adapter_small_fpn_3x_coco",
-    "sparse": "sparse_rcnn_deit_adapter_small_fpn_3x_coco",
-}
-SMALLER = {
-    "out_channels": WIDTH,
-    "feat_channels": WIDTH,
-    "conv_out_channels": WIDTH,
-    "proposal_feature_channel": WIDTH,
-    "fc_out_channels": 24,
-    "feedforward_channels": 24,
-    "num_classes": CLASSES,
-    "num_head": 2,
-    "num_heads": 2,
-    "num_groups": 4,
-    "num_proposals": 12,
-    "nms_pre": 40,
-}
-
-
-class Backbone(nn.Module):
-    """Four maps at strides 4 to 32, without any of the depth of a real one."""
-
-    size_divisor = 32
-
-    def __init__(self) -> None:
-        super().__init__()
-        strides = (4, 8, 16, 32)
-        self.convs = nn.ModuleList(nn.Conv2d(3, WIDTH, s + 1, s, padding=s // 2) for s in strides)
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        return [conv(image) for conv in self.convs]
-
-
-def small(config: Any, key: str = "") -> Any:
-    """A released detector's dictionary with every width made small."""
-    if isinstance(config, dict):
-        return {name: small(value, name) for name, value in config.items()}
-    if isinstance(config, list):
-        return [WIDTH] * len(config) if key == "in_channels" else [small(value, key) for value in config]
-    if key == "in_channels":
-        return WIDTH
-    return SMALLER.get(key, config)
+NAMES = RELEASED
 
 
 def config_of(kind: str, **rcnn: Any) -> dict[str, Any]:
-    config = small(presets.spec(NAMES[kind]).detector)
-    if "rpn" in config["test_cfg"]:
-        if config["test_cfg"]["rpn"]:
-            config["test_cfg"]["rpn"]["max_per_img"] = 20
-        config["test_cfg"]["rcnn"] |= {"max_per_img": 9} | rcnn
-    else:
-        config["test_cfg"] |= {"max_per_img": 9} | rcnn
-    if kind == "atss":
-        config["bbox_head"]["norm_cfg"] = {"type": "GN", "num_groups": 4}
-    if kind == "gfl":
-        config["bbox_head"]["norm_cfg"] = {"type": "GN", "num_groups": 8}
-    return config
+    return dictionary(kind, slots=9, proposals=20, **rcnn)
 
 
 def detector(kind: str, **rcnn: Any) -> Detector:
-    model = build_detector(Backbone(), config_of(kind, **rcnn))
-    random_weights(model, seed=1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name == "rpn_head.init_proposal_bboxes.weight":
-                parameter.uniform_(0.2, 0.8, generator=torch.Generator().manual_seed(2))
-            elif kind == "sparse" and ".fc_reg." in name:
-                parameter.mul_(0.2)  # six free refinements would blow boxes, and rounding, out of all proportion
-    return model
+    return with_weights(config_of(kind, **rcnn))
 
 
 def pictures(n: int = 3) -> tuple[Tensor, Tensor]:

@@ -10,22 +10,17 @@ import pytest
 import torch
 
 import golden
-from adapter_infer.detectors import build_detector
+import golden_detectors
 from adapter_infer.detectors.dense_heads import DenseDetector
 from adapter_infer.detectors.detector import Detector, TwoStageDetector
 from adapter_infer.detectors.htc import HTCRoIHead
 from adapter_infer.detectors.picture import PictureDetections, on_picture
 from adapter_infer.detectors.sparse_rcnn import SparseRCNN
-from adapter_infer.models import build_backbone
+from golden_detectors import NAMES, TOLERANCE, check
 
 torch.set_num_threads(1)
 
-TOLERANCE = 1e-4  # of raw tensors; two correct float32 programs differ by some 1e-5 here
-PREFIXES = ("mask_rcnn_", "cascade_", "htc_", "atss_", "gfl_", "sparse_rcnn_")
-NAMES = golden.names("models", *PREFIXES)
-
-if not NAMES:
-    pytest.skip("no golden detector in tests/data/golden/models or where ADAPTER_GOLDEN says", allow_module_level=True)
+golden_detectors.require()
 
 
 def array(name: str, tensor: str) -> np.ndarray:
@@ -37,24 +32,9 @@ def has(name: str, tensor: str) -> bool:
     return tensor in golden.config("models", name)["tensors"]
 
 
-def check(output: torch.Tensor, name: str, tensor: str) -> None:
-    """Within TOLERANCE, or five times what float32 itself cost the official code where that is more."""
-    entry = golden.config("models", name)["tensors"][tensor]
-    truth = golden.array("models", name, entry["file"])
-    found = output[..., ::2, ::2] if entry["every_2nd_pixel"] else output
-    assert tuple(found.shape) == truth.shape, tensor
-    difference = float(np.abs(found.numpy() - truth).max())
-    assert difference < max(TOLERANCE, 5 * entry["fp32_vs_fp64_maxabs"]), f"{tensor} {difference}"
-
-
 @cache
 def detector(name: str) -> Detector:
-    config = golden.config("models", name)["model"]
-    model = build_detector(build_backbone(config["backbone"], "detection"), config)
-    weights = torch.load(golden.folder("models", name) / "checkpoint.pth", weights_only=True)["state_dict"]
-    kept = {key: value for key, value in weights.items() if not key.endswith("relative_position_index")}
-    model.load_state_dict(kept, strict=True)
-    return model
+    return golden_detectors.build(name)
 
 
 @cache
@@ -71,11 +51,6 @@ def result(name: str, model: Detector) -> PictureDetections:
     meta = golden.config("models", name)["img_meta"]
     found = model.detect(maps_of(name), image_size(name))
     return on_picture(found, 0, tuple(meta["ori_shape"][:2]), tuple(meta["scale_factor"][:2]))
-
-
-def ranked(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The order that both sides are compared in: class by class, best first."""
-    return np.lexsort((-scores, labels))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -155,25 +130,8 @@ def test_every_stage_of_sparse_rcnn_equals_the_official_one(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @torch.inference_mode()
 def test_results_on_the_original_picture_equal_the_official_ones(name: str) -> None:
-    config = golden.config("models", name)
     found = result(name, detector(name))
-    truth, labels = (golden.array("models", name, config["result"][key]["file"]) for key in ("boxes", "labels"))
-    ours = ranked(found.labels.numpy(), found.scores.numpy())
-    theirs = ranked(labels, truth[:, 4])
-    assert found.labels.numpy()[ours].tolist() == labels[theirs].tolist()
-    pixels = 0.05 if name.startswith("sparse") else 0.01
-    assert np.abs(found.boxes.numpy()[ours] - truth[theirs, :4]).max() < pixels
-    assert np.abs(found.scores.numpy()[ours] - truth[theirs, 4]).max() < TOLERANCE
-    if "masks" not in config["result"]:
-        assert found.masks is None
-        return
-    count, h, w = config["result"]["masks"]["shape"]
-    packed = golden.array("models", name, config["result"]["masks"]["file"])
-    masks = np.unpackbits(packed).reshape(count, -1)[:, : h * w].reshape(count, h, w)[theirs].astype(bool)
-    assert found.masks is not None
-    wrong = (found.masks.numpy()[ours] != masks).sum((1, 2))
-    assert wrong.max() <= 3  # pixels of a border
-    assert masks.any((1, 2)).sum() > count // 3
+    golden_detectors.check_result(name, found.boxes, found.scores, found.labels, found.masks)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import golden
-from adapter_infer import presets
+import small_detectors
 from adapter_infer.models import build_model, random_weights
 from adapter_infer.spec import Inference, ModelSpec, Preprocessing
 
@@ -46,52 +46,14 @@ def _spec(name: str, backbone: dict[str, Any], **parts: Any) -> ModelSpec:
     )
 
 
-# The released detectors with every width made small.
-DETECTORS = {
-    "mask_rcnn": "mask_rcnn_deit_adapter_tiny_fpn_3x_coco",
-    "cascade": "cascade_mask_rcnn_deit_adapter_small_fpn_3x_coco",
-    "htc": "htc++_beitv2_adapter_large_fpn_o365_coco",
-    "atss": "atss_deit_adapter_small_fpn_3x_coco",
-    "gfl": "gfl_deit_adapter_small_fpn_3x_coco",
-    "sparse_rcnn": "sparse_rcnn_deit_adapter_small_fpn_3x_coco",
-}
-NARROW = 32
-_SMALLER = {
-    **dict.fromkeys(("out_channels", "feat_channels", "conv_out_channels", "proposal_feature_channel"), NARROW),
-    **dict.fromkeys(("fc_out_channels", "feedforward_channels"), 24),
-    **dict.fromkeys(("num_head", "num_heads"), 2),
-    "num_groups": 4,
-    "num_classes": CLASSES,
-    "num_proposals": 12,
-    "nms_pre": 40,
-}
-
-
-def _smaller(config: Any, key: str = "") -> Any:
-    if isinstance(config, dict):
-        return {name: _smaller(value, name) for name, value in config.items()}
-    if isinstance(config, list):
-        return [WIDTH] * len(config) if key == "in_channels" else [_smaller(value, key) for value in config]
-    return NARROW if key == "in_channels" else _SMALLER.get(key, config)
-
-
-def _detector(name: str, preset: str) -> ModelSpec:
+def _detector(kind: str) -> ModelSpec:
     """30 proposals and 9 detections at most, of pictures of 96x64 pixels."""
-    released = presets.spec(preset)
-    detector = _smaller(released.detector)
-    test = detector["test_cfg"]
-    if "rcnn" in test:
-        test["rcnn"]["max_per_img"] = 9
-        if test["rpn"]:
-            test["rpn"]["max_per_img"] = 30
-    else:
-        test["max_per_img"] = 9
-        detector["bbox_head"]["norm_cfg"] = {"type": "GN", "num_groups": 4}
+    detector = small_detectors.dictionary(kind, slots=9, proposals=30, backbone_width=WIDTH, width=32)
     return ModelSpec(
         backbone={"type": "ViTAdapter", **VIT, **WINDOWS, **TWO, "depth": 4, "interaction_indexes": [[0, 1], [2, 3]]},
         half="detection",
         detector=detector,
-        name=name,
+        name=kind,
         preprocessing=Preprocessing(scale=(96, 64), pad=True),
     )
 
@@ -130,7 +92,7 @@ SPECS = {
             {"type": "ViTBaseline", **VIT, "depth": 1, "out_indices": [0]},
             half="detection",
         ),
-        *(_detector(name, preset) for name, preset in DETECTORS.items()),
+        *(_detector(kind) for kind in ("mask_rcnn", "cascade", "htc", "atss", "gfl", "sparse")),
     )
 }
 

@@ -65,11 +65,11 @@ def test_sparse_rcnns_graph_lacks_only_what_its_proposals_do_before_they_see_the
     exported: Export, tiny: dict[str, ModelSpec]
 ) -> None:
     """Their first attention among each other, and the dynamic layer that it feeds: 12 vectors of 32 channels."""
-    counted = macs_onnx.count(macs_onnx.load(exported("sparse_rcnn")), {})
-    constant = macs_torch.count_constant(tiny["sparse_rcnn"], SIZE)
+    counted = macs_onnx.count(macs_onnx.load(exported("sparse")), {})
+    constant = macs_torch.count_constant(tiny["sparse"], SIZE)
     assert constant == 12 * 32 * 32 * 4 + 2 * 12 * 12 * 32 + 12 * 32 * 2 * 32 * 32
-    assert counted.macs == sum(macs_torch.count(tiny["sparse_rcnn"], SIZE).values()) - constant
-    (remark,) = EngineSubject(str(exported("sparse_rcnn"))).count(1, SIZE).remarks
+    assert counted.macs == sum(macs_torch.count(tiny["sparse"], SIZE).values()) - constant
+    (remark,) = EngineSubject(str(exported("sparse"))).count(1, SIZE).remarks
     assert remark == f"{constant} MACs of the PyTorch model are constants in the graph"
 
 
@@ -92,7 +92,7 @@ def test_layers_that_a_detector_does_not_read_are_idle(tiny: dict[str, ModelSpec
     assert idle("atss") == ["backbone.spm.fc1", "backbone.up", "backbone.norm1"]
     assert idle("mask_rcnn") == []
     assert idle("htc") == ["roi_head.semantic_head.conv_logits"]
-    assert idle("sparse_rcnn")[:2] == ["roi_head.bbox_head.0.cls_fcs", "roi_head.bbox_head.0.fc_cls"]
+    assert idle("sparse")[:2] == ["roi_head.bbox_head.0.cls_fcs", "roi_head.bbox_head.0.fc_cls"]
 
 
 def test_the_papers_rule_counts_the_semantic_logits_that_htc_does_not_need(tiny: dict[str, ModelSpec]) -> None:
@@ -240,7 +240,7 @@ def test_a_detector_runs_alone_in_the_process_that_measures_memory(
 
 
 def test_the_baseline_of_every_detector_is_the_same_detector_over_a_plain_vit(tiny: dict[str, ModelSpec]) -> None:
-    for name in ("mask_rcnn", "cascade", "atss", "sparse_rcnn"):
+    for name in ("mask_rcnn", "cascade", "atss", "sparse"):
         model = TorchSubject({"spec": model_spec.to_json(tiny[name])}, threads=1)
         plain = model.baseline(Path())
         assert plain.spec.backbone["type"] == "ViTBaseline"

@@ -17,6 +17,7 @@ from adapter_infer import presets
 from adapter_infer.detectors.detector import TwoStageDetector
 from adapter_infer.detectors.roi_align import map_of_box
 from export import detector_cases
+from small_detectors import RELEASED, Backbone
 
 SIZE = (800, 1344)
 WIDTH = 8
@@ -24,10 +25,10 @@ WIDTH = 8
 
 def limit_case(kind: str) -> tuple[Any, Any]:
     """A released head with all its numbers but the width of its maps, over a backbone of four convolutions."""
-    config = narrowed(deepcopy(presets.spec(detector_cases.RELEASED[kind]).detector))
+    config = narrowed(deepcopy(presets.spec(RELEASED[kind]).detector))
     if kind == "gfl":
         config["bbox_head"]["norm_cfg"] = {"type": "GN", "num_groups": 4}
-    model, spec = detector_cases.with_weights(detector_cases.Backbone(WIDTH), config, kind)
+    model, spec = detector_cases.with_weights(Backbone(WIDTH), config, kind)
     if isinstance(model, TwoStageDetector):
         with torch.no_grad():
             model.rpn_head.rpn_reg.weight.mul_(0.05)  # proposals about as large as their anchors, up to 512 pixels

@@ -14,21 +14,20 @@ import torch
 from filelock import FileLock
 
 import golden
+import golden_detectors
 from adapter_export import detector_steps, export, probes
 from adapter_infer.detectors.detections import Detections
 from adapter_infer.detectors.picture import PictureDetections, on_picture
 from adapter_infer.metadata import DETECTION_NAMES
 from adapter_plugins import library
 from export import detector_cases
+from golden_detectors import check
 
-TOLERANCE = 1e-4  # of raw tensors; two correct float32 programs differ by some 1e-5 here
+golden_detectors.require()
 # One travels with the project; the others take a minute each.
 QUICK = "mask_rcnn_vitdet_baseline"
-NAMES = [pytest.param(name, marks=[] if name == QUICK else pytest.mark.slow) for name in detector_cases.GOLDEN]
+NAMES = [pytest.param(name, marks=[] if name == QUICK else pytest.mark.slow) for name in golden_detectors.NAMES]
 FORMS: dict[str, dict[str, Any]] = {"static": {}, "dynamic": {"batch": "dynamic", "dynamic_size": True}}
-
-if not NAMES:
-    pytest.skip("no golden detector in tests/data/golden/models or where ADAPTER_GOLDEN says", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +61,6 @@ def run(path: Path, name: str, names: tuple[str, ...], *, with_library: bool = T
     size = golden.config("models", name)["img_meta"]["img_shape"][:2]
     feeds = {"image": golden.array("models", name, "input.npy"), "image_size": np.array([size], np.int64)}
     return dict(zip(names, session.run(names, feeds), strict=True))
-
-
-def check(output: np.ndarray, name: str, tensor: str) -> None:
-    """Within TOLERANCE, or five times what float32 itself cost the official code where that is more."""
-    entry = golden.config("models", name)["tensors"][tensor]
-    truth = golden.array("models", name, entry["file"])
-    found = output[..., ::2, ::2] if entry["every_2nd_pixel"] else output
-    assert found.shape == truth.shape, tensor
-    difference = float(np.abs(found - truth).max())
-    assert difference < max(TOLERANCE, 5 * entry["fp32_vs_fp64_maxabs"]), f"{tensor} {difference}"
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -115,22 +104,6 @@ def result(found: dict[str, np.ndarray], name: str) -> PictureDetections:
 def test_detections_equal_the_official_ones(name: str, form: str, written: Any) -> None:
     path = written(name, form)
     names = tuple(output.name for output in onnx.load(path).graph.output)
-    config = golden.config("models", name)
-    truth, labels = (golden.array("models", name, config["result"][key]["file"]) for key in ("boxes", "labels"))
     for with_library in (True, False):
         found = result(run(path, name, names, with_library=with_library), name)
-        ours = np.lexsort((-found.scores.numpy(), found.labels.numpy()))
-        theirs = np.lexsort((-truth[:, 4], labels))
-        assert found.labels.numpy()[ours].tolist() == labels[theirs].tolist()
-        pixels = 0.05 if name.startswith("sparse") else 0.01
-        assert np.abs(found.boxes.numpy()[ours] - truth[theirs, :4]).max() < pixels
-        assert np.abs(found.scores.numpy()[ours] - truth[theirs, 4]).max() < TOLERANCE
-        if "masks" not in config["result"]:
-            assert found.masks is None
-            continue
-        count, h, w = config["result"]["masks"]["shape"]
-        packed = golden.array("models", name, config["result"]["masks"]["file"])
-        masks = np.unpackbits(packed).reshape(count, -1)[:, : h * w].reshape(count, h, w)[theirs].astype(bool)
-        assert found.masks is not None
-        assert (found.masks.numpy()[ours] != masks).sum((1, 2)).max() <= 3  # pixels of a border
-        assert masks.any((1, 2)).sum() > count // 3
+        golden_detectors.check_result(name, found.boxes, found.scores, found.labels, found.masks)
