@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from adapter_infer.errors import UnsupportedModel
 from adapter_infer.geometry import Levels
-from adapter_infer.heads.mask2former import Attention, Mask2FormerHead
+from adapter_infer.heads.mask2former import Attention, AttentionMask, Mask2FormerHead
 from adapter_infer.heads.pixel_decoder import LEVELS, PixelDecoder
 from adapter_infer.msda import MSDeformAttn
 
@@ -189,5 +189,6 @@ class DINOv3Mask2FormerHead(Mask2FormerHead):
                 f"hidden_dim {hidden_dim} must be a multiple of {GROUPS} (groups of its norms) and of nheads={nheads}"
             )
         self.in_index, self.dim = [0, 1, 2, 3], hidden_dim
+        self.attention_mask = AttentionMask()
         self.pixel_decoder = DINOv3PixelDecoder(in_channels, hidden_dim, dim_feedforward, nheads, enc_layers)
         self.predictor = Predictor(hidden_dim, dim_feedforward, nheads, dec_layers, num_queries, num_classes)

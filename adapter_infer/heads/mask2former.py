@@ -68,6 +68,18 @@ class Decoder(nn.Module):
         self.post_norm = nn.LayerNorm(dim)
 
 
+class AttentionMask(nn.Module):
+    """Where each query may look next, (N, Q, H, W) -> (N, Q, H*W) bool: cells its mask holds more likely than not.
+
+    A query whose mask is empty looks everywhere; that is decided here, because a softmax over nothing is NaN. A module
+    of its own, so that what it decides on can be seen, and replaced, from outside.
+    """
+
+    def forward(self, mask_logits: Tensor) -> Tensor:
+        inside = mask_logits.flatten(2) >= 0  # sigmoid >= 1/2
+        return inside | ~inside.any(-1, keepdim=True)
+
+
 class Mask2FormerHead(nn.Module):
     """Maps at strides 4 to 32 -> class scores (N, num_classes, H/4, W/4), num_classes = things + stuff.
 
@@ -104,6 +116,7 @@ class Mask2FormerHead(nn.Module):
         require(ffn, "transformer_decoder's FFN", embed_dims=dim, num_fcs=2)
         hidden = int(ffn.get("feedforward_channels") or layer["feedforward_channels"])
         self.in_index, self.dim = list(in_index), dim
+        self.attention_mask = AttentionMask()
         self.pixel_decoder = PixelDecoder(in_channels, dim, out_channels, pixel_decoder)
         layers = int(transformer_decoder["num_layers"])
         self.transformer_decoder = Decoder(dim, hidden, int(attention["num_heads"]), layers)
@@ -138,7 +151,7 @@ class Mask2FormerHead(nn.Module):
         masks = self.mask_logits(normed, mask_features)
         for i, layer in enumerate(decoder.layers):
             level = i % LEVELS
-            allowed = attention_mask(masks, memories[level].shape[2:])
+            allowed = self.attention_mask(resize(masks, memories[level].shape[2:], align_corners=False))
             queries = layer(queries, position, keys[level], values[level], allowed)
             normed = decoder.post_norm(queries)  # predictions read the normed queries, the next layer the others
             masks = self.mask_logits(normed, mask_features)
@@ -146,15 +159,6 @@ class Mask2FormerHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         return semantic_scores(*self.predict(maps))
-
-
-def attention_mask(mask_logits: Tensor, shape: Sequence[int]) -> Tensor:
-    """Where each query may look next, (N, Q, H*W) bool: cells its mask holds more likely than not.
-
-    A query whose mask is empty looks everywhere; that is decided here, because a softmax over nothing is NaN.
-    """
-    inside = resize(mask_logits, shape, align_corners=False).flatten(2) >= 0  # sigmoid >= 1/2
-    return inside | ~inside.any(-1, keepdim=True)
 
 
 def semantic_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:

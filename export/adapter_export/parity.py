@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from adapter_export import detector_checks, detector_steps, matching, pictures, prepare
+from adapter_export import detector_checks, detector_steps, matching, pictures, prepare, query_steps
 from adapter_export.precision import Precision
 from adapter_export.report import Difference, Match
 from adapter_export.sizes import UNSEEN, Size
@@ -37,7 +37,8 @@ class Case:
     """One comparison: what the graph is fed, and what torch makes of it (maps, or logits also where labels are out).
 
     `noises` has one entry an output; none where everything is fp32. Of a detector `expected` and `noises` are what
-    stands before any choice, and `detections` what torch finds in the end.
+    stands before any choice, and `detections` what torch finds in the end. Of a Mask2Former they are empty, since what
+    torch makes depends on what the graph decides; it is given the normalised `picture` then.
     """
 
     image: Array
@@ -45,6 +46,7 @@ class Case:
     noises: tuple[Noise, ...] = ()
     image_size: Array | None = None
     detections: Found = field(default_factory=dict)
+    picture: Array | None = None
 
 
 def shapes(size: Size | None, batch: int | None, divisor: int) -> list[tuple[int, int, int]]:
@@ -85,6 +87,9 @@ def reference(
         if output == "detections":
             size = image_sizes(n, h, w, seed + i)
             cases.append(_detector_case(model, raw if as_pixels else None, image, size, precision))
+            continue
+        if output != "features" and query_steps.names(model):
+            cases.append(Case(raw if as_pixels else image, (), picture=image))
             continue
         kind = "logits" if output == "labels" else output
 
@@ -185,6 +190,34 @@ def _compared(path: str, case: Case, names: Sequence[str], got: Sequence[Array])
     for name, array, expected, moved in zip(names, got, case.expected, moves, strict=True):
         measure = labels_gap if name == "labels" else gap
         yield measure(array, expected, moved).named(path, name, case.image.shape)
+
+
+@torch.no_grad()
+def compare_queries(
+    session: Session, cases: Sequence[Case], model: nn.Module, outputs: Sequence[str], precision: Precision
+) -> Iterator[Difference]:
+    """One Difference an output, a step and case; `session` shows a Mask2Former's steps as outputs.
+
+    Torch computes what the graph should have, looking where the graph looked.
+    """
+    steps = query_steps.names(model)
+    kind = "queries" if len(outputs) > 1 else "logits"
+    for case in cases:
+        assert case.picture is not None
+        got = session.run((*outputs, *steps), {IMAGE: case.image})
+        decided = [torch.from_numpy(each.astype(np.float32, copy=False)) for each in got[len(outputs) :]]
+
+        def run(image: torch.Tensor, decided: Sequence[torch.Tensor] = decided) -> tuple[torch.Tensor, ...]:
+            made: Any = model.queries if kind == "queries" else model
+            with query_steps.watched(model, decided) as own:
+                found = made(image)
+            return (*(found if kind == "queries" else (found,)), *own)
+
+        given = torch.from_numpy(case.picture)
+        expected = tuple(each.numpy() for each in run(given))
+        moves = noises(model, run, (given,), expected, precision)
+        judged = Case(case.image, expected, moves)
+        yield from _compared(session.path, judged, (*outputs, *steps), got)
 
 
 def compare_detector(

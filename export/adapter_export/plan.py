@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from adapter_export import detector_steps, flavours, sizes
+from adapter_export import detector_steps, flavours, query_steps, sizes
 from adapter_export.flavours import Flavour
 from adapter_export.precision import Precision
 from adapter_infer.detectors.dense_heads import DenseDetector
@@ -87,6 +87,8 @@ def plan(
     form = InputForm(_check_batch(batch), h, w, sizes.rule(model).divisor, embed_preprocess)
     probes: tuple[str, ...] = ()
     half_ends: tuple[str, ...] = ()
+    if output not in {"features", "detections"}:
+        probes = query_steps.names(model)
     if output == "detections":
         assert isinstance(model, Detector)
         probes, half_ends = detector_steps.names(model), detector_steps.half_ends(model)

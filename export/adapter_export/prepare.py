@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapter_export import detector_steps
+from adapter_export import detector_steps, query_steps
 from adapter_infer.beit import BEiT
 from adapter_infer.detectors.detector import Detector
 from adapter_infer.msda import MSDeformAttn
@@ -48,7 +48,8 @@ class Preprocess(nn.Module):
 def outputs(model: nn.Module, output: str, image: Tensor, image_size: Tensor | None = None) -> tuple[Tensor, ...]:
     """The tensors of one kind of output, for a normalised `image` (N, 3, H, W).
 
-    Of "detections" the steps of the detector follow behind; the arithmetic of the other kinds knows no image_size.
+    The steps on the way follow behind, of a detector's "detections" and of what Mask2Former's queries make; the
+    arithmetic of kinds other than "detections" knows no image_size.
     """
     if output == "detections":
         assert isinstance(model, Detector) and image_size is not None
@@ -60,13 +61,15 @@ def outputs(model: nn.Module, output: str, image: Tensor, image_size: Tensor | N
     if output == "features":
         backbone: Any = model.backbone if isinstance(model, Detector) else getattr(model, "features", model)
         made = backbone(image)
-    elif output == "queries":
-        queries: Any = getattr(model, "queries", model)
-        made = queries(image)
-    else:
-        logits = model(image)
-        made = logits.argmax(1) if output == "labels" else logits
-    return tuple(made) if isinstance(made, (tuple, list)) else (made,)
+        return tuple(made)
+    with query_steps.watched(model) as steps:
+        if output == "queries":
+            queries: Any = getattr(model, "queries", model)
+            made = queries(image)
+        else:
+            logits = model(image)
+            made = (logits.argmax(1) if output == "labels" else logits,)
+    return (*made, *steps)
 
 
 class Graph(nn.Module):

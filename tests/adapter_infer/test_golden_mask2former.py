@@ -10,7 +10,8 @@ import torch
 
 import golden
 from adapter_infer.errors import UnsupportedModel
-from adapter_infer.heads.mask2former import Mask2FormerHead, attention_mask, semantic_scores
+from adapter_infer.heads.layers import resize
+from adapter_infer.heads.mask2former import AttentionMask, Mask2FormerHead, semantic_scores
 from adapter_infer.heads.pixel_decoder import sine_encoding
 from adapter_infer.models import build_model
 from adapter_infer.segmentor import Segmentor, labels, slide_inference
@@ -90,7 +91,7 @@ def test_a_query_without_any_mask_looks_everywhere() -> None:
     masks = torch.full((1, 3, 4, 4), -1.0)
     masks[0, 1, :2, :2] = 1.0
     masks[0, 2] = float("nan")  # a comparison with NaN holds nowhere
-    allowed = attention_mask(masks, (2, 2))
+    allowed = AttentionMask()(resize(masks, (2, 2), align_corners=False))
     assert allowed.tolist() == [[[True] * 4, [True, False, False, False], [True] * 4]]
 
 

@@ -196,6 +196,8 @@ def test_differences_are_shares_of_the_expected_values():
 CASES = {
     ("ONNX Runtime", "function body", "fused", "fp32"): 1e-2,
     ("ONNX Runtime", "GridSample", "onnx", "fp32"): 1e-2,
+    ("OpenVINO", "GridSample", "onnx", "fp32"): 1e-2,
+    ("OpenVINO", "functions inlined", "fused", "fp32"): 1e-2,
     ("PyTorch", "eager", "fused", "bf16"): 20.0,
 }
 
@@ -204,6 +206,8 @@ CASES = {
 def test_runtimes_compute_what_pytorch_does(case, models, monkeypatch):
     in_process(monkeypatch)
     runtime, variant, op, kind = case
+    if runtime == "OpenVINO":
+        pytest.importorskip("openvino", reason="OpenVINO is not installed")
     arguments = {"runtime": runtime, "variant": variant, "op": op, "precision": kind, "spec": work.data(TINY)}
     answer = precision.compared(RULES, folder=str(models), threads=1, size=SIZE, **arguments)
     assert answer["values"]["parity_rms"] < CASES[case]

@@ -90,6 +90,18 @@ def test_shapes_of_all_values_are_known_and_strict_inference_agrees(path: Path) 
             assert all(dim.HasField("dim_value") for dim in infos[name].type.tensor_type.shape.dim), name
 
 
+def test_no_level_is_transposed_after_the_split_and_then_added(model: onnx.ModelProto) -> None:
+    """OpenVINO's CPU plugin loses the transposition in Split -> Transpose -> Reshape -> Add."""
+    made = {name: node for node in model.graph.node for name in node.output}
+
+    def chain(name: str, length: int) -> list[str]:
+        return [made[name].op_type, *chain(made[name].input[0], length - 1)] if length and name in made else []
+
+    sums = [chain(name, 3) for node in model.graph.node if node.op_type == "Add" for name in node.input]
+    assert sums.count(["Reshape", "Split", "Transpose"]) == 3
+    assert ["Reshape", "Transpose", "Split"] not in sums
+
+
 def test_a_stranger_needs_no_schema_of_ours(path: Path) -> None:
     code = f"""
 import onnx, onnx.inliner
