@@ -5,13 +5,17 @@ BIN = $(VENV)/bin
 NATIVE = find $(wildcard plugins tests examples bench) \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \)
 READY = $(VENV)/ready
 
-.PHONY: demo test lint format wheel clean gpu-check
+.PHONY: demo test test-long lint format wheel clean gpu-check
 
 demo: $(READY)
 	$(BIN)/python -m adapter_bench.demo demo
 
 test: lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# With every case of the sweeps of which `make test` runs a few.
+test-long: lint
+	$(BIN)/python -m pytest -n auto --dist loadfile -m ""
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -42,10 +42,10 @@ FORMS = [
     ("mask_rcnn", {}),
     ("atss", {}),
     ("atss", {"output": "dense"}),
-    pytest.param("mask_rcnn", {"output": "features", "batch": 2}, marks=pytest.mark.slow),
-    pytest.param("cascade", {"batch": 2}, marks=pytest.mark.slow),
-    pytest.param("htc", {}, marks=pytest.mark.slow),  # soft-NMS is a loop in the graph
-    pytest.param("gfl", {}, marks=pytest.mark.slow),  # its integral is a product with a vector
+    pytest.param("mask_rcnn", {"output": "features", "batch": 2}, marks=pytest.mark.long),
+    pytest.param("cascade", {"batch": 2}, marks=pytest.mark.long),
+    pytest.param("htc", {}, marks=pytest.mark.long),  # soft-NMS is a loop in the graph
+    pytest.param("gfl", {}, marks=pytest.mark.long),  # its integral is a product with a vector
 ]
 
 
@@ -261,7 +261,7 @@ def test_a_dense_export_takes_one_input_and_has_no_figure_of_the_papers(exported
     assert not any("RoIAlign" in remark for remark in subject.facts()["remarks"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_detector_of_pixels_takes_pixels(exported: Export) -> None:
     subject = EngineSubject(str(exported("atss", embed_preprocess=True)), threads=1)
     with subject.open() as prepare:

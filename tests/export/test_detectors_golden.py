@@ -22,12 +22,14 @@ from adapter_infer.metadata import DETECTION_NAMES
 from adapter_plugins import library
 from export import detector_cases
 from golden_detectors import check
+from sweeps import sweep
 
 golden_detectors.require()
-# One travels with the project; the others take a minute each.
-QUICK = "mask_rcnn_vitdet_baseline"
-NAMES = [pytest.param(name, marks=[] if name == QUICK else pytest.mark.slow) for name in golden_detectors.NAMES]
 FORMS: dict[str, dict[str, Any]] = {"static": {}, "dynamic": {"batch": "dynamic", "dynamic_size": True}}
+# One travels with the project; the others, where they are, take a minute each.
+QUICK = "mask_rcnn_vitdet_baseline"
+OTHERS = [name for name in golden_detectors.NAMES if name != QUICK]
+NAMES = sweep([(QUICK, form) for form in FORMS], [(name, form) for name in OTHERS for form in FORMS])
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +65,7 @@ def run(path: Path, name: str, names: tuple[str, ...], *, with_library: bool = T
     return dict(zip(names, session.run(names, feeds), strict=True))
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "form"), NAMES)
 def test_raw_tensors_equal_the_official_ones(name: str, form: str, written: Any) -> None:
     if not (golden.folder("models", name) / "neck1.npy").is_file():
         pytest.skip(f"only the results of {name} travel with the project; ADAPTER_GOLDEN names the full set")
@@ -99,8 +100,7 @@ def result(found: dict[str, np.ndarray], name: str) -> PictureDetections:
     return on_picture(detections, 0, tuple(meta["ori_shape"][:2]), tuple(meta["scale_factor"][:2]))
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "form"), NAMES)
 def test_detections_equal_the_official_ones(name: str, form: str, written: Any) -> None:
     path = written(name, form)
     names = tuple(output.name for output in onnx.load(path).graph.output)

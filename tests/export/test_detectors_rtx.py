@@ -17,6 +17,7 @@ import torch
 import rtx_rig
 from adapter_export import export
 from export import detector_cases
+from sweeps import sweep
 
 SIZE = (96, 128)
 
@@ -74,7 +75,7 @@ def stood_in(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "layer"), [("mask_rcnn", "TOPK"), ("htc", "TRIP_LIMIT"), ("gfl", "SCATTER")])
+@pytest.mark.parametrize(("kind", "layer"), sweep([("htc", "TRIP_LIMIT")], [("mask_rcnn", "TOPK"), ("gfl", "SCATTER")]))
 def test_everything_but_roi_align_and_nms_builds(kind: str, layer: str, written: Any) -> None:
     model = stood_in(written(kind))
     with rtx_rig.process() as attempt:

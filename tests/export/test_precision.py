@@ -25,6 +25,7 @@ from adapter_export.precision import Precision, choose
 from adapter_infer import metadata
 from adapter_infer.errors import ParityError, UsageError
 from adapter_plugins import library
+from sweeps import sweep
 
 FLOAT, HALF, BF16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
 UPERNET, LIGHT = ("models", "upernet_vit_adapter"), ("backbones", "seg_vit_adapter_light")
@@ -386,7 +387,7 @@ def test_tensorrt_parses_and_builds_it_strongly_typed(kept: Any, name: str) -> N
 @pytest.mark.parametrize(
     "name", ["det_vit_adapter_win", "upernet_uniperceiver_adapter", "det_vitdet_res", "upernet_beit_adapter"]
 )
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("precision", sweep(["fp16"], ["bf16"]))
 def test_every_family_passes_the_gate_in_every_type(exported: Any, name: str, precision: str) -> None:
     kind = "models" if name.startswith("upernet") else "backbones"
     onnx.checker.check_model(str(exported(kind, name, precision=precision, external_data=True)), full_check=True)
