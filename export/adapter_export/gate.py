@@ -11,6 +11,7 @@ from adapter_export import bodies, files, parity, probes, rounding
 from adapter_export.plan import Plan
 from adapter_export.report import Difference, Match, Parity
 from adapter_infer.detectors.detector import Detector
+from adapter_infer.metadata import IMAGE
 from adapter_infer.spec import Preprocessing
 
 
@@ -48,18 +49,18 @@ def run(
             return
         shown = file if file.name.startswith("rounded-") else probes.show(file, plan.probes)
         session = parity.Session(shown, path, custom_ops, optimise)
-        if not isinstance(model, Detector):
-            differences.extend(parity.compare_queries(session, cases, model, plan.outputs, plan.precision))
-            if shown != file:
-                shown.unlink()
-            return
-        choosing = None if chooser is None else parity.Session(chooser, "drawn")
-        chooser = None  # once is enough: it holds no weights and nothing that paths differ in
-        # ONNX Runtime goes on with fp32 numbers where the file says fp16, and shows them rounded.
-        exact = path != "as_written"
-        found = parity.compare_detector(session, cases, model, plan.precision, choosing, exact)
-        differences.extend(found[0])
-        matches.extend(found[1])
+        if isinstance(model, Detector):
+            choosing = None if chooser is None else parity.Session(chooser, "drawn")
+            chooser = None  # once is enough: it holds no weights and nothing that paths differ in
+            # ONNX Runtime goes on with fp32 numbers where the file says fp16, and shows them rounded.
+            exact = path != "as_written"
+            found = parity.compare_detector(session, cases, model, plan.precision, choosing, exact)
+            differences.extend(found[0])
+            matches.extend(found[1])
+        else:
+            answers = [session.run((*plan.outputs, *plan.probes), {IMAGE: case.image}) for case in cases]
+            del session  # its memory, before torch takes as much again
+            differences.extend(parity.compare_queries(path, answers, cases, model, plan.outputs, plan.precision))
         if shown != file:
             shown.unlink()
 

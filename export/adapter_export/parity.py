@@ -194,17 +194,21 @@ def _compared(path: str, case: Case, names: Sequence[str], got: Sequence[Array])
 
 @torch.no_grad()
 def compare_queries(
-    session: Session, cases: Sequence[Case], model: nn.Module, outputs: Sequence[str], precision: Precision
+    path: str,
+    answers: Sequence[Sequence[Array]],
+    cases: Sequence[Case],
+    model: nn.Module,
+    outputs: Sequence[str],
+    precision: Precision,
 ) -> Iterator[Difference]:
-    """One Difference an output, a step and case; `session` shows a Mask2Former's steps as outputs.
+    """One Difference an output, a step and case; `answers` are a Mask2Former's outputs and steps for each case.
 
     Torch computes what the graph should have, looking where the graph looked.
     """
     steps = query_steps.names(model)
     kind = "queries" if len(outputs) > 1 else "logits"
-    for case in cases:
+    for case, got in zip(cases, answers, strict=True):
         assert case.picture is not None
-        got = session.run((*outputs, *steps), {IMAGE: case.image})
         decided = [torch.from_numpy(each.astype(np.float32, copy=False)) for each in got[len(outputs) :]]
 
         def run(image: torch.Tensor, decided: Sequence[torch.Tensor] = decided) -> tuple[torch.Tensor, ...]:
@@ -217,7 +221,7 @@ def compare_queries(
         expected = tuple(each.numpy() for each in run(given))
         moves = noises(model, run, (given,), expected, precision)
         judged = Case(case.image, expected, moves)
-        yield from _compared(session.path, judged, (*outputs, *steps), got)
+        yield from _compared(path, judged, (*outputs, *steps), got)
 
 
 def compare_detector(

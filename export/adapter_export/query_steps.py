@@ -1,4 +1,4 @@
-"""Where Mask2Former's queries look, layer by layer: the decisions on its way, which the parity gate takes from the graph.
+"""Where Mask2Former's queries look, layer by layer: decisions on its way, which the parity gate takes from the graph.
 
 Each layer of the decoder looks only where the masks drawn before it are positive. That turns on the sign of a logit:
 where it is zero but for rounding, two right programs decide differently, and where a mask is small, one cell more

@@ -75,28 +75,21 @@ def test_every_output_is_compared_with_every_decision(tmp_path: Path, task: str,
     assert worst is not None and worst.share < 0.1
 
 
-class TorchSession:
-    """Answers as a graph whose rounding moves every decision's logits by `shift` would."""
+def answer(model: nn.Module, image: np.ndarray, shift: float) -> list[np.ndarray]:
+    """Logits and decisions of a graph whose rounding moves every decision's logits by `shift`."""
+    moved: list[Tensor] = []
 
-    path = "torch"
+    def look(_module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        moved.append(given[0] + shift)
+        return (moved[-1],)
 
-    def __init__(self, model: nn.Module, shift: float) -> None:
-        self.model, self.shift = model, shift
-
-    def run(self, _names: Any, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        moved: list[Tensor] = []
-
-        def look(_module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            moved.append(given[0] + self.shift)
-            return (moved[-1],)
-
-        (mask,) = (module for module in self.model.modules() if isinstance(module, AttentionMask))
-        hook = mask.register_forward_pre_hook(look)
-        try:
-            logits = self.model(torch.from_numpy(inputs["image"]))
-        finally:
-            hook.remove()
-        return [each.numpy() for each in (logits, *moved)]
+    (mask,) = (module for module in model.modules() if isinstance(module, AttentionMask))
+    hook = mask.register_forward_pre_hook(look)
+    try:
+        logits = model(torch.from_numpy(image))
+    finally:
+        hook.remove()
+    return [each.numpy() for each in (logits, *moved)]
 
 
 @torch.no_grad()
@@ -106,12 +99,11 @@ def test_decisions_that_rounding_turns_do_not_cry_wolf() -> None:
     with query_steps.watched(model) as seen:
         right = model(torch.from_numpy(image)).numpy()
     spread = min(float(each.std()) for each in seen)
-    session: Any = TorchSession(model, 5e-4 * spread)
-    moved = session.run((), {"image": image})
+    moved = answer(model, image, 5e-4 * spread)
     case = parity.Case(image, (), picture=image)
     naive = parity.Case(image, (right,))
     (blind,) = parity._compared("torch", naive, ("logits",), moved[:1])
-    found = list(parity.compare_queries(session, [case], model, ("logits",), Precision()))
+    found = list(parity.compare_queries("torch", [moved], [case], model, ("logits",), Precision()))
     assert blind.share > 1  # another cell is looked at, and the outputs are others
     assert [difference.output for difference in found] == ["logits", *query_steps.names(model)]
     assert max(difference.share for difference in found) < 1
