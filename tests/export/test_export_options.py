@@ -150,7 +150,7 @@ REFUSALS: list[tuple[str, dict[str, Any], str]] = [
     (NAME, {"size": (64, 64), "dynamic_size": True}, "exclude each other"),
     (NAME, {"size": (64, 64), "batch": 0}, "batch 0 is neither a positive number nor 'dynamic'"),
     (NAME, {"size": (64, 64), "op": "cuda"}, "op flavour 'cuda' is unknown; choose one of fused"),
-    (NAME, {"size": (64, 64), "output": "masks"}, "output 'masks' is unknown; choose one of logits"),
+    (NAME, {"size": (64, 64), "output": "masks"}, "output 'masks' is unknown; choose one of features, logits"),
     ("upernet_beit_adapter", {"size": (96, 96)}, "96x96 does not fit this BEiTAdapter.* pass --size 64 64"),
     ("upernet_beit_adapter", {"dynamic_size": True}, "cannot have a dynamic size.* 64x64"),
     ("setr_pup_vit_baseline", {"size": (72, 64)}, "72x64 is not a multiple of 16"),
