@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from adapter_infer.dinov3 import tensors as dinov3
+from adapter_infer.findings_adapter import adapter_facts, numbered
 from adapter_infer.findings_heads import (
     DETECTION_PREFIXES,
     DETECTOR_FACTS,
@@ -200,7 +201,7 @@ def _backbone(shapes: Mapping[str, Shape]) -> dict[str, Any]:
         return {}
     adapter = "spm.stem.0.weight" in shapes
     baseline = "norm4.weight" in shapes or "fpn1.0.weight" in shapes
-    width, depth = shapes[patch][0], _length(shapes, rf"{blocks}\.(\d+)\.")
+    width, depth = shapes[patch][0], numbered(shapes, rf"{blocks}\.(\d+)\.")
     facts: dict[str, Any] = {
         "backbone": f"{family}Adapter"
         if adapter
@@ -218,7 +219,7 @@ def _backbone(shapes: Mapping[str, Shape]) -> dict[str, Any]:
         facts |= _dinov2(shapes, width, adapter)
     facts["residual_indices"] = tuple(i for i in range(depth) if f"blocks.{i}.residual.conv1.weight" in shapes) or None
     facts |= _position(family, shapes, depth)
-    return facts | (_adapter(shapes, width) if adapter else {})
+    return facts | (adapter_facts(shapes, width) if adapter else {})
 
 
 def _is_dinov2(shapes: Mapping[str, Shape]) -> bool:
@@ -259,26 +260,6 @@ def _position(family: str, shapes: Mapping[str, Shape], depth: int) -> dict[str,
         else:
             facts["window_sizes"] = sizes
     return facts
-
-
-def _adapter(shapes: Mapping[str, Shape], width: int) -> dict[str, Any]:
-    first = "interactions.0.extractor"
-    ffn, value = shapes.get(f"{first}.ffn.fc1.weight"), shapes.get(f"{first}.attn.value_proj.weight")
-    weights = shapes.get(f"{first}.attn.attention_weights.weight")
-    return {
-        "interactions": _length(shapes, r"interactions\.(\d+)\."),
-        "conv_inplane": shapes["spm.stem.0.weight"][0],
-        "with_cffn": ffn is not None,
-        "cffn_ratio": None if ffn is None else ffn[0] / width,
-        "use_extra_extractor": any(".extra_extractors." in name for name in shapes),
-        "deform_ratio": None if value is None else value[0] / width,
-        "heads_times_points": None if weights is None else weights[0],
-    }
-
-
-def _length(names: Iterable[str], pattern: str) -> int:
-    """How many numbered parts there are."""
-    return len({found[1] for name in names if (found := re.match(pattern, name))})
 
 
 def _root(area: int) -> int | None:

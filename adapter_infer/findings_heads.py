@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from adapter_infer.findings_adapter import numbered
 from adapter_infer.spec import DETECTION_PARTS, ModelSpec
 
 Shape = tuple[int, ...]
@@ -137,7 +138,7 @@ def _detector(shapes: Shapes) -> dict[str, Any]:
         return facts if bins is None else facts | {"reg_max": bins // 4 - 1}
     box = "roi_head.bbox_head" if kind == "MaskRCNN" else "roi_head.bbox_head.0"
     if kind != "MaskRCNN":
-        facts["stages"] = _length(shapes, r"roi_head\.bbox_head\.(\d+)\.")
+        facts["stages"] = numbered(shapes, r"roi_head\.bbox_head\.(\d+)\.")
     if kind == "SparseRCNN":  # a sigmoid for each class
         found = {
             "num_classes": rows[f"{box}.fc_cls.weight"],
@@ -146,7 +147,7 @@ def _detector(shapes: Shapes) -> dict[str, Any]:
         return facts | found
     facts |= {
         "num_classes": rows[f"{box}.fc_cls.weight"] - 1,  # the last one: background
-        "box_convs": _length(shapes, rf"{re.escape(box)}\.shared_convs\.(\d+)\."),
+        "box_convs": numbered(shapes, rf"{re.escape(box)}\.shared_convs\.(\d+)\."),
         "shared_boxes": rows.get(f"{box}.fc_reg.weight") == 4,
         "masks": any(name.startswith("roi_head.mask_head.") for name in shapes),
     }
@@ -181,8 +182,3 @@ def _expected_detector(detector: Mapping[str, Any], head: Mapping[str, Any]) -> 
         "shared_boxes": bool(head.get("reg_class_agnostic", False)),
         "masks": bool(detector["roi_head"].get("mask_head")),
     }
-
-
-def _length(names: Iterable[str], pattern: str) -> int:
-    """How many numbered parts there are."""
-    return len({found[1] for name in names if (found := re.match(pattern, name))})

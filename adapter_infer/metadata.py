@@ -23,6 +23,7 @@ IMAGE_SIZE = "image_size"  # of a detector: (N, 2) int64, each picture's height 
 
 FEATURE_NAMES = ("feature_4", "feature_8", "feature_16", "feature_32")
 QUERY_NAMES = ("class_logits", "mask_logits")  # of Mask2Former
+TOKEN_NAMES = ("tokens_1", "tokens_2", "tokens_3", "tokens_4")  # of a frozen ViT in a file of its own, to its head
 DETECTION_NAMES = ("boxes", "scores", "labels", "count", "masks")  # "masks" only where the detector has them
 
 
@@ -48,7 +49,7 @@ class Metadata:
 
     `op` is the flavour ("fused", "standard", "tensorrt", "onnx"). `output` is "logits", "labels", "queries"
     (QUERY_NAMES: Mask2Former before its queries are mixed), "detections" (DETECTION_NAMES), "dense" (a detector before
-    any selection) or "features" (FEATURE_NAMES).
+    any selection), "features" (FEATURE_NAMES) or "backbone" (TOKEN_NAMES).
     `params` counts the model's parameters without auxiliary heads, `msda_nodes` the MSDA nodes in the graph.
     `precision` is the type of weights and activations, `io_precision` that of float inputs and outputs ("fp32", "fp16",
     "bf16"); `attention_fp32` says that the softmax of attention stayed in fp32.

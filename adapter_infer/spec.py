@@ -104,6 +104,16 @@ class ModelSpec:
         return None if self.head is None else class_count(self.head)
 
     @property
+    def padded_size(self) -> tuple[int, int] | None:
+        """(height, width) of a wide picture in a test pipeline that pads, resized and padded; None for others."""
+        settings = self.preprocessing
+        if settings is None or not settings.pad or settings.scale is None:
+            return None
+        divisor = max(settings.size_divisor, 1)
+        height, width = (-(-side // divisor) * divisor for side in sorted(settings.scale))
+        return height, width
+
+    @property
     def task(self) -> str:
         """What the model answers: "features", "semantic", "detection" (boxes, with masks or without) or "panoptic"."""
         if self.detector is not None:

@@ -5,11 +5,10 @@ Imports no torch.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-Shape = tuple[int, ...]
+from adapter_infer.findings_adapter import Shape, adapter_facts, numbered
 
 SEGMENTOR = "segmentation_model."
 ADAPTER, HEAD = f"{SEGMENTOR}0.", f"{SEGMENTOR}1."
@@ -30,7 +29,9 @@ def facts(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     adapter = {name.removeprefix(ADAPTER): shape for name, shape in shapes.items() if name.startswith(ADAPTER)}
     if "level_embed" not in adapter or "spm.stem.0.weight" not in adapter:
         return {"backbone": PLAIN, "half": "dinov3", **_vit(vit)} if vit else {}
-    found = {"backbone": "DINOv3Adapter", "half": "dinov3", **_adapter(adapter), **_vit(vit), **_head(shapes)}
+    width = adapter["level_embed"][1]
+    found = {"backbone": "DINOv3Adapter", "half": "dinov3", "embed_dim": width, **adapter_facts(adapter, width)}
+    found |= {**_vit(vit), **_head(shapes)}
     return found | {"frozen_vit": IN_FILE if vit else ELSEWHERE}
 
 
@@ -56,28 +57,12 @@ def _vit(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     mlp = shapes.get("blocks.0.mlp.fc1.weight")
     return {
         "embed_dim": width,
-        "depth": _length(shapes, r"blocks\.(\d+)\."),
+        "depth": numbered(shapes, r"blocks\.(\d+)\."),
         "num_heads": width // (4 * turning),
         "patch_size": None if patch is None else patch[-1],
         "mlp_ratio": None if mlp is None else mlp[0] / width,
         "layer_scale": "blocks.0.ls1.gamma" in shapes,
         "ffn_type": "mlp" if mlp else "swiglu" if swiglu else None,
-    }
-
-
-def _adapter(shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    width, first = shapes["level_embed"][1], "interactions.0.extractor"
-    ffn, value = shapes.get(f"{first}.ffn.fc1.weight"), shapes.get(f"{first}.attn.value_proj.weight")
-    weights = shapes.get(f"{first}.attn.attention_weights.weight")
-    return {
-        "embed_dim": width,
-        "interactions": _length(shapes, r"interactions\.(\d+)\."),
-        "conv_inplane": shapes["spm.stem.0.weight"][0],
-        "with_cffn": ffn is not None,
-        "cffn_ratio": None if ffn is None else ffn[0] / width,
-        "use_extra_extractor": any(".extra_extractors." in name for name in shapes),
-        "deform_ratio": None if value is None else value[0] / width,
-        "heads_times_points": None if weights is None else weights[0],
     }
 
 
@@ -92,7 +77,3 @@ def _head(shapes: Mapping[str, Shape]) -> dict[str, Any]:
         "head_channels": scores[1],
         "num_queries": queries[0],
     }
-
-
-def _length(names: Iterable[str], pattern: str) -> int:
-    return len({found[1] for name in names if (found := re.match(pattern, name))})

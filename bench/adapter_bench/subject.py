@@ -43,15 +43,7 @@ def content_remarks(count: Any, slots: int) -> list[str]:
 
 def default_size(spec: ModelSpec | None) -> Size | None:
     """The size at which a model is measured: its crop; a detector's scale, padded, the long side across; else None."""
-    if spec is None:
-        return None
-    if spec.inference.crop is not None or spec.preprocessing is None or spec.preprocessing.scale is None:
-        return spec.inference.crop
-    if not spec.preprocessing.pad:
-        return None
-    divisor = max(spec.preprocessing.size_divisor, 1)
-    width, height = (-(-side // divisor) * divisor for side in sorted(spec.preprocessing.scale, reverse=True))
-    return height, width
+    return None if spec is None else spec.inference.crop or spec.padded_size
 
 
 class Subject(Protocol):

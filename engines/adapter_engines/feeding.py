@@ -11,7 +11,7 @@ from adapter_engines.device.arrays import numpy_dtype
 from adapter_engines.engine import Engine
 from adapter_engines.preprocessing import Prepared, Size, network_size, padded
 from adapter_infer.errors import AdapterError, UnsupportedModel, UsageError
-from adapter_infer.metadata import DETECTION_NAMES, IMAGE, IMAGE_SIZE, QUERY_NAMES, Metadata
+from adapter_infer.metadata import DETECTION_NAMES, IMAGE, IMAGE_SIZE, QUERY_NAMES, TOKEN_NAMES, Metadata
 from adapter_infer.spec import Preprocessing
 
 FLOATS = ("float32", "float16", "bfloat16")  # of the network's input
@@ -127,7 +127,7 @@ def _image_form(engine: Engine, embedded: bool, sized: bool) -> tuple[int | None
     tensors = {tensor.name: tensor for tensor in engine.inputs}
     dtypes, height, width, channels = (("uint8",), 1, 2, 3) if embedded else (FLOATS, 2, 3, 1)
     image, size = tensors.get(IMAGE), tensors.get(IMAGE_SIZE)
-    if tokens := sorted(name for name in tensors if name.startswith("tokens_")):
+    if tokens := [name for name in TOKEN_NAMES if name in tensors]:
         raise UnsupportedModel(
             f"{engine.path} is the head of a split model and takes {', '.join(tokens)} beside the image; run its "
             "backbone file first and feed both with Engine.infer, or export the model without --split"

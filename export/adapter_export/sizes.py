@@ -43,15 +43,6 @@ def rule(model: nn.Module) -> SizeRule:
     return SizeRule(int(backbone.size_divisor), fixed)
 
 
-def padded(spec: ModelSpec) -> Size | None:
-    """(height, width) of a wide picture in a detector's test pipeline, resized and padded; None for others."""
-    settings = spec.preprocessing
-    if settings is None or not settings.pad or settings.scale is None:
-        return None
-    h, w = (-(-side // settings.size_divisor) * settings.size_divisor for side in sorted(settings.scale))
-    return h, w
-
-
 def choose(model: nn.Module, spec: ModelSpec, size: Size | None, dynamic: bool) -> Size | None:
     """(height, width) of a static export, None for a dynamic one. Errors: UsageError says what the model takes."""
     limits = rule(model)
@@ -66,7 +57,7 @@ def choose(model: nn.Module, spec: ModelSpec, size: Size | None, dynamic: bool) 
             )
         return None
     if size is None:
-        size = spec.inference.crop or padded(spec)
+        size = spec.inference.crop or spec.padded_size
     if size is None and limits.fixed is not None:
         size = (limits.fixed, limits.fixed)
     if size is None:

@@ -29,11 +29,10 @@ from adapter_infer.command_line import step
 from adapter_infer.dinov3.adapter import DINOv3Adapter
 from adapter_infer.errors import UsageError
 from adapter_infer.files import check_writable
-from adapter_infer.metadata import IMAGE, PREFIX
+from adapter_infer.metadata import IMAGE, PREFIX, TOKEN_NAMES
 from adapter_infer.models import count_parameters
 from adapter_infer.spec import ModelSpec, Preprocessing
 
-TOKEN_NAMES = ("tokens_1", "tokens_2", "tokens_3", "tokens_4")
 BACKBONE = "backbone"  # the Metadata.output of the backbone's file
 
 Array = NDArray[Any]

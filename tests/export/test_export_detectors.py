@@ -174,13 +174,11 @@ def test_the_default_size_is_that_of_a_padded_wide_picture(scale: tuple[int, int
     model, spec = detector_cases.small("mask_rcnn")
     spec = replace(spec, preprocessing=Preprocessing(scale=scale, pad=True))
     assert sizes.choose(model, spec, None, False) == size
-    assert sizes.padded(replace(spec, preprocessing=Preprocessing(scale=scale))) is None
+    assert replace(spec, preprocessing=Preprocessing(scale=scale)).padded_size is None
 
 
 def test_released_detectors_export_at_their_own_padded_size() -> None:
-    found = {
-        name: sizes.padded(presets.spec(name)) for name in presets.names() if presets.spec(name).task == "detection"
-    }
+    found = {name: presets.spec(name).padded_size for name in presets.names() if presets.spec(name).task == "detection"}
     assert set(found.values()) >= {(800, 1344)}
     assert found["mask_rcnn_deit_adapter_tiny_fpn_1x_coco"] == (800, 1344)
 

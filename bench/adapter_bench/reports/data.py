@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adapter_bench.reports.numbers import is_number
+from adapter_bench.reports.numbers import Scale, is_number
 from adapter_infer.errors import UsageError
 
 Data = dict[str, Any]
@@ -68,6 +68,18 @@ class Suite:
         return next(
             (column for column in found if any(is_number(row.values.get(column.key)) for row in self.rows)), None
         )
+
+    @property
+    def scales(self) -> dict[str, Scale]:
+        """How each column is shown, by its key; the paper's figures share the column's scale."""
+        return {
+            column.key: Scale.of_column(
+                (row.values.get(column.key) for row in self.rows),
+                (row.paper.get(column.key) for row in self.rows),
+                column.unit,
+            )
+            for column in self.columns
+        }
 
 
 def read(folder: Path) -> list[Suite]:

@@ -110,14 +110,7 @@ def _date(suite: Suite) -> str | None:
 def _table(suite: Suite) -> str:
     if not suite.columns:
         return '<p class="none">This suite names no figures.</p>'
-    scales = {
-        column.key: Scale.of_column(
-            (row.values.get(column.key) for row in suite.rows),
-            (row.paper.get(column.key) for row in suite.rows),
-            column.unit,
-        )
-        for column in suite.columns
-    }
+    scales = suite.scales
     grouped = any(row.group for row in suite.rows)
     heads = [_head("name", "", "text", None)] + ([_head("group", "", "text", None)] if grouped else [])
     heads += [_head(c.title, scales[c.key].unit, "number", c.better) for c in suite.columns]

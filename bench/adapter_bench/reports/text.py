@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 
 from adapter_bench.reports.data import Suite
-from adapter_bench.reports.numbers import Scale, is_number
+from adapter_bench.reports.numbers import is_number
 from adapter_bench.reports.page import flat
 
 # A spreadsheet would run what begins so.
@@ -30,14 +30,7 @@ def markdown(suites: Sequence[Suite], title: str) -> str:
 
 
 def _table(suite: Suite) -> str:
-    scales = {
-        column.key: Scale.of_column(
-            (row.values.get(column.key) for row in suite.rows),
-            (row.paper.get(column.key) for row in suite.rows),
-            column.unit,
-        )
-        for column in suite.columns
-    }
+    scales = suite.scales
     grouped = any(row.group for row in suite.rows)
     heads = ["name", *(["group"] if grouped else [])]
     heads += [f"{c.title} ({scales[c.key].unit})" if scales[c.key].unit else c.title for c in suite.columns]
