@@ -15,55 +15,29 @@ from torch import Tensor, nn
 
 from adapter_infer.errors import UnsupportedModel
 from adapter_infer.geometry import AdapterGeometry, Shape, check_image_size, to_map
-from adapter_infer.vit import EPS, Attention, Mlp, PatchEmbed, add_scaled, per_block, resize_position
+from adapter_infer.vit import EPS, Block, Mlp, PatchEmbed, per_block, resize_position
 from adapter_infer.vit_adapter import AdapterBody, AdapterSettings, RunBlocks
 
 
 class SwiGLU(nn.Module):
     """A feed-forward network whose hidden units are gated by SiLU: w3(silu(w1(x)) * w2(x)).
 
-    `hidden` is the width of the plain network that it replaces; two thirds of it, rounded up to a multiple of 8, keep
-    the parameters about equal.
+    `hidden` is the width of the plain network that it replaces; two thirds of it, rounded up to a multiple of `align`,
+    keep the parameters about equal.
     """
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, bias: bool = True, align: int = 8) -> None:
         super().__init__()
-        width = -(-int(2 * hidden / 3) // 8) * 8
-        self.w1 = nn.Linear(dim, width)
-        self.w2 = nn.Linear(dim, width)
-        self.w3 = nn.Linear(width, dim)
+        width = -(-int(2 * hidden / 3) // align) * align
+        self.w1 = nn.Linear(dim, width, bias=bias)
+        self.w2 = nn.Linear(dim, width, bias=bias)
+        self.w3 = nn.Linear(width, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.w3(F.silu(self.w1(x)) * self.w2(x))
 
 
 FFNS: dict[str, type[Mlp] | type[SwiGLU]] = {"mlp": Mlp, "swiglu": SwiGLU}
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block with a plain or a SwiGLU network, with LayerScale where `layer_scale`."""
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        mlp_ratio: float,
-        qkv_bias: bool,
-        ffn_type: str,
-        window: int | None,
-        layer_scale: bool,
-    ) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, EPS)
-        self.attn = Attention(dim, num_heads, qkv_bias, window)
-        self.norm2 = nn.LayerNorm(dim, EPS)
-        self.mlp = FFNS[ffn_type](dim, int(dim * mlp_ratio))
-        self.gamma1 = nn.Parameter(torch.ones(dim)) if layer_scale else None
-        self.gamma2 = nn.Parameter(torch.ones(dim)) if layer_scale else None
-
-    def forward(self, x: Tensor, shape: Shape) -> Tensor:
-        x = add_scaled(x, self.attn(self.norm1(x), shape), self.gamma1)
-        return add_scaled(x, self.mlp(self.norm2(x)), self.gamma2)
 
 
 class DINOv2(nn.Module):
@@ -119,9 +93,9 @@ class DINOv2(nn.Module):
                 num_heads,
                 mlp_ratio,
                 qkv_bias,
-                ffn_type,
                 window=sizes[index] if windowed[index] else None,
                 layer_scale=layer_scale,
+                ffn=FFNS[ffn_type],
             )
             for index in range(depth)
         )

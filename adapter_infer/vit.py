@@ -6,7 +6,7 @@ Object Detection, 2022. Module names are those of the official ViT-Adapter check
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -119,7 +119,10 @@ class ResBottleneckBlock(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block, with LayerScale where `layer_scale`, a convolution block where `residual`."""
+    """A pre-norm transformer block, with LayerScale where `layer_scale`, a convolution block where `residual`.
+
+    `ffn` makes its feed-forward network from the tokens' and the hidden width.
+    """
 
     def __init__(
         self,
@@ -129,13 +132,14 @@ class Block(nn.Module):
         qkv_bias: bool,
         window: int | None,
         layer_scale: bool,
-        residual: bool,
+        residual: bool = False,
+        ffn: Callable[[int, int], nn.Module] = Mlp,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, EPS)
         self.attn = Attention(dim, num_heads, qkv_bias, window)
         self.norm2 = nn.LayerNorm(dim, EPS)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.mlp = ffn(dim, int(dim * mlp_ratio))
         self.gamma1 = nn.Parameter(torch.ones(dim)) if layer_scale else None
         self.gamma2 = nn.Parameter(torch.ones(dim)) if layer_scale else None
         self.residual = ResBottleneckBlock(dim) if residual else None

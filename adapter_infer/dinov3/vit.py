@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adapter_infer.dinov2 import SwiGLU
 from adapter_infer.errors import UnsupportedModel
 from adapter_infer.geometry import Shape, check_image_size
 from adapter_infer.vit import Mlp, PatchEmbed
@@ -94,19 +95,6 @@ class Attention(nn.Module):
         return self.proj(mixed.transpose(1, 2).reshape(n, t, c))
 
 
-class SwiGLU(nn.Module):
-    """w3(silu(w1 x) * w2 x)."""
-
-    def __init__(self, dim: int, hidden: int, bias: bool) -> None:
-        super().__init__()
-        self.w1 = nn.Linear(dim, hidden, bias=bias)
-        self.w2 = nn.Linear(dim, hidden, bias=bias)
-        self.w3 = nn.Linear(hidden, dim, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.w3(F.silu(self.w1(x)) * self.w2(x))
-
-
 def feed_forward(kind: str, dim: int, ratio: float, bias: bool) -> nn.Module:
     """The official `ffn_layer` of that name. SwiGLU has two thirds of the width, rounded up to its alignment."""
     hidden = int(dim * ratio)
@@ -117,8 +105,7 @@ def feed_forward(kind: str, dim: int, ratio: float, bias: bool) -> nn.Module:
             f"ffn_layer {kind!r} {'' if bias else 'without bias '}is not supported; supported: mlp (with bias), "
             f"{', '.join(SWIGLU_ALIGNMENT)}"
         )
-    align = SWIGLU_ALIGNMENT[kind]
-    return SwiGLU(dim, -(-int(hidden * 2 / 3) // align) * align, bias)
+    return SwiGLU(dim, hidden, bias, SWIGLU_ALIGNMENT[kind])
 
 
 class LayerScale(nn.Module):
