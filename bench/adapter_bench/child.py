@@ -6,8 +6,10 @@ gigabytes in the process that measures.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -54,7 +56,14 @@ def _death(target: str, code: int, complaint: str) -> Exception:
     return RuntimeError(f"the process that ran {target} failed with exit code {code}:\n{complaint}")
 
 
+def _end_with_parent() -> None:
+    """However the parent ends, a measurement that nobody waits for any more must not go on in the background."""
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 def _serve() -> None:
+    _end_with_parent()
     request = json.load(sys.stdin)
     module, function = request["target"].split(":")
     reply: dict[str, Any]

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,7 +20,7 @@ MEGABYTE = 2**20
 
 # What the child processes of these tests run.
 WORK = '''
-import os, signal
+import os, pathlib, signal, time
 from contextlib import contextmanager
 import numpy as np
 from adapter_bench import memory
@@ -36,6 +42,12 @@ def fail():
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
+
+def linger(path):
+    new = pathlib.Path(path + ".new")
+    new.write_text(str(os.getpid()))
+    new.rename(path)
+    time.sleep(600)
 '''
 
 
@@ -82,3 +94,30 @@ def test_the_childs_bug_keeps_its_traceback() -> None:
 def test_a_killed_child_is_said_to_be_killed() -> None:
     with pytest.raises(AdapterError, match="ended by signal 9; if memory ran out"):
         child.call("bench_child_work:die")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_child_process_ends_with_its_parent(number: signal.Signals, tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    program = f"from adapter_bench import child; child.call('bench_child_work:linger', path={str(pid)!r})"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    parent = subprocess.Popen([sys.executable, "-c", program], env=environment)
+    wait_until(pid.exists)
+    parent.send_signal(number)
+    parent.wait(timeout=60)
+    wait_until(lambda: has_ended(pid.read_text()))
+
+
+def has_ended(pid: str) -> bool:
+    """Also where nobody has collected it: a container's first process may not care for orphans."""
+    try:
+        return "State:\tZ" in Path("/proc", pid, "status").read_text()
+    except FileNotFoundError:
+        return True
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
