@@ -17,6 +17,7 @@ from adapter_infer.dinov2 import DINOv2, DINOv2Adapter, DINOv2Baseline
 from adapter_infer.dinov3.adapter import DINOv3Adapter
 from adapter_infer.dinov3.mask2former import DINOv3Mask2FormerHead
 from adapter_infer.dinov3.segmentor import DINOv3Segmentor
+from adapter_infer.dinov3.vit import DINOv3ViT
 from adapter_infer.errors import AdapterError, UnsupportedModel
 from adapter_infer.heads.mask2former import Mask2FormerHead
 from adapter_infer.heads.semantic_fpn import FPN, FPNHead
@@ -124,7 +125,9 @@ def _dinov2_baseline(config: Config) -> nn.Module:
 def _dinov3_adapter(config: Config) -> nn.Module:
     if not config.get("interaction_indexes"):
         raise UnsupportedModel(_NO_INDEXES)
-    return DINOv3Adapter(**_known(config, DINOv3Adapter, "backbone", _DINOV3_TRAINING))
+    own = set(inspect.signature(DINOv3Adapter).parameters) - {"vit"}
+    vit = DINOv3ViT(**_known(config, DINOv3ViT, "backbone", own | _DINOV3_TRAINING))
+    return DINOv3Adapter(vit, **{key: value for key, value in config.items() if key in own})
 
 
 DINO: dict[str, Callable[[Config], nn.Module]] = {

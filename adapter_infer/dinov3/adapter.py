@@ -43,13 +43,14 @@ class DINOv3Adapter(nn.Module):
     """(N, 3, H, W), H and W multiples of 32 -> maps (N, C, H/s, W/s) for s = 4, 8, 16, 32.
 
     The patches need multiples of 16, the spatial prior's coarsest map multiples of 32. `interaction_indexes` names the
-    four blocks of the ViT whose output is taken, flat; the defaults are the official constants.
+    four blocks of `vit` whose output is taken, flat; the defaults are the official constants.
     """
 
     size_divisor = 32
 
     def __init__(
         self,
+        vit: DINOv3ViT,
         interaction_indexes: Sequence[int],
         conv_inplane: int = 64,
         n_points: int = 4,
@@ -59,24 +60,10 @@ class DINOv3Adapter(nn.Module):
         cffn_ratio: float = 0.25,
         use_extra_extractor: bool = True,
         add_vit_feature: bool = True,
-        embed_dim: int = 768,
-        depth: int = 12,
-        num_heads: int = 12,
-        ffn_ratio: float = 4.0,
-        ffn_layer: str = "mlp",
-        qkv_bias: bool = True,
-        proj_bias: bool = True,
-        ffn_bias: bool = True,
-        mask_k_bias: bool = True,
-        n_storage_tokens: int = 4,
-        layerscale_init: float | None = 1e-5,
-        norm_layer: str = "layernormbf16",
-        pos_embed_rope_base: float = 100.0,
-        untie_cls_and_patch_norms: bool = False,
-        untie_global_and_local_cls_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.interaction_indexes = _checked(interaction_indexes, depth)
+        self.interaction_indexes = _checked(interaction_indexes, len(vit.blocks))
+        embed_dim = vit.embed_dim
         value_dim = int(embed_dim * deform_ratio)
         if value_dim % deform_num_heads:
             raise UnsupportedModel(
@@ -84,23 +71,7 @@ class DINOv3Adapter(nn.Module):
                 f"of deform_num_heads={deform_num_heads}"
             )
         self.embed_dim, self.add_vit_feature = embed_dim, add_vit_feature
-        self.backbone = DINOv3ViT(
-            embed_dim,
-            depth,
-            num_heads,
-            ffn_ratio,
-            ffn_layer,
-            qkv_bias,
-            proj_bias,
-            ffn_bias,
-            mask_k_bias,
-            n_storage_tokens,
-            layerscale_init,
-            norm_layer,
-            pos_embed_rope_base,
-            untie_cls_and_patch_norms,
-            untie_global_and_local_cls_norm,
-        )
+        self.backbone = vit
         self.level_embed = nn.Parameter(torch.zeros(3, embed_dim))
         self.spm = SpatialPriorModule(conv_inplane, embed_dim)
         last = len(self.interaction_indexes) - 1
