@@ -53,6 +53,8 @@ class Metadata:
     `params` counts the model's parameters without auxiliary heads, `msda_nodes` the MSDA nodes in the graph.
     `precision` is the type of weights and activations, `io_precision` that of float inputs and outputs ("fp32", "fp16",
     "bf16"); `attention_fp32` says that the softmax of attention stayed in fp32.
+    `split` says of one file of a model in two which it is ("part", "partner", and what both must share), {} of a whole
+    model.
     `parity` holds the largest absolute differences against torch by runtime path, {} where the check was skipped;
     `tolerance` what they were held to.
     """
@@ -70,6 +72,7 @@ class Metadata:
     attention_fp32: bool = False
     parity: dict[str, Any] = field(default_factory=dict)
     tolerance: dict[str, Any] = field(default_factory=dict)
+    split: dict[str, Any] = field(default_factory=dict)
 
 
 def to_props(metadata: Metadata) -> dict[str, str]:
@@ -111,6 +114,7 @@ def from_props(props: Mapping[str, str]) -> Metadata | None:
             attention_fp32=json.loads(props.get(PREFIX + "attention_fp32", "false")),
             parity=json.loads(props[PREFIX + "parity"]),
             tolerance=json.loads(props.get(PREFIX + "tolerance", "{}")),
+            split=json.loads(props.get(PREFIX + "split", "{}")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UnsupportedModel(f"the file's adapter_infer metadata is damaged ({error}); export it again") from error

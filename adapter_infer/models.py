@@ -201,7 +201,7 @@ def random_weights(model: nn.Module, seed: int = 0) -> None:
         leaf = name.rpartition(".")[2]
         if leaf.startswith("gamma"):
             normal(parameter, 0.7, 0.2)
-        elif parameter.dim() > 1 and leaf == "weight":
+        elif parameter.dim() > 1 and leaf.endswith("weight"):  # in_proj_weight too
             normal(parameter, 0.0, parameter[0].numel() ** -0.5)
         elif leaf == "weight":
             normal(parameter, 1.0, 0.1)

@@ -37,6 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument(
+        "--backbone", type=Path, metavar="FILE", help="of a model that was exported with --split: the backbone's file"
+    )
+    parser.add_argument(
         "--provider", choices=("cpu", "cuda"), help="where to run an ONNX file (default: cpu); a plan runs on the GPU"
     )
     parser.add_argument(
@@ -99,6 +102,7 @@ def _body(argv: Sequence[str] | None) -> int:
     with command_line.step(f"loading {options.engine.name}"):
         engine = Engine.load(
             options.engine,
+            backbone=options.backbone,
             provider=options.provider,
             threads=options.threads,
             allow_embedded_code=options.allow_embedded_code,

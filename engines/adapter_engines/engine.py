@@ -54,6 +54,7 @@ class Engine(Closing):
     def load(
         path: str | Path,
         *,
+        backbone: str | Path | None = None,
         provider: str | None = None,
         threads: int | None = None,
         library: Library = "auto",
@@ -63,6 +64,8 @@ class Engine(Closing):
         cuda_graph: bool = False,
     ) -> Engine:
         """The model in the ONNX file, or the TensorRT plan (*.plan, *.engine, *.trt), at `path`.
+
+        Of a model in two files (adapter-export --split), `path` is the head, `backbone` the other file, loaded alike.
 
         Of an ONNX file: `provider` is "cpu" (None takes it) or "cuda", never replaced by another. `threads` counts the
         threads one operator may use; None takes the physical cores this process may run on. `library` "auto" registers
@@ -77,6 +80,20 @@ class Engine(Closing):
         sidecar refuses; UnsupportedModel on a file that is no usable model; EnvironmentMissing if provider, library,
         operator, TensorRT or GPU cannot be had here.
         """
+        if backbone is not None:
+            from adapter_engines.chain import ChainedEngine
+
+            return ChainedEngine.open(
+                Path(backbone),
+                Path(path),
+                provider=provider,
+                threads=threads,
+                library=library,
+                allow_embedded_code=allow_embedded_code,
+                profile=profile,
+                contexts=contexts,
+                cuda_graph=cuda_graph,
+            )
         path = Path(path)
         if path.suffix.lower() in PLAN_SUFFIXES:
             from adapter_engines.plan_engine import PlanEngine

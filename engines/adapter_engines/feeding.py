@@ -129,8 +129,8 @@ def _image_form(engine: Engine, embedded: bool, sized: bool) -> tuple[int | None
     image, size = tensors.get(IMAGE), tensors.get(IMAGE_SIZE)
     if tokens := [name for name in TOKEN_NAMES if name in tensors]:
         raise UnsupportedModel(
-            f"{engine.path} is the head of a split model and takes {', '.join(tokens)} beside the image; run its "
-            "backbone file first and feed both with Engine.infer, or export the model without --split"
+            f"{engine.path} is the head of a split model and takes {', '.join(tokens)} beside the image; give "
+            "the file of its backbone too (adapter-run --backbone, Engine.load(backbone=)), or export without --split"
         )
     if (
         image is None

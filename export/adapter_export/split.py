@@ -13,12 +13,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -36,6 +38,7 @@ from adapter_infer.spec import ModelSpec, Preprocessing
 BACKBONE = "backbone"  # the Metadata.output of the backbone's file
 
 Array = NDArray[Any]
+Data = dict[str, Any]
 
 
 def backbone_path(path: Path) -> Path:
@@ -70,7 +73,13 @@ def export(model: nn.Module, spec: ModelSpec, path: Path | str, **options: Any) 
         counts = {BACKBONE: count_parameters(adapter.backbone)}
         counts["head"] = report.params - counts[BACKBONE]
         with step("cutting the graph"):
-            _write(whole.model, {BACKBONE: backbone, "head": head}, counts, spec, options.get("external_data"))
+            described = {
+                "tokens_after_block": dict(zip(TOKEN_NAMES, spec.backbone["interaction_indexes"], strict=True)),
+                "tokens_shape": "N, H/16*W/16, C",
+                "weights": digest(adapter.backbone),
+            }
+            places = {BACKBONE: backbone, "head": head}
+            _write(whole.model, places, counts, described, options.get("external_data"))
         if report.parity is not None:
             with step("comparing the two files with the whole one"):
                 found = _compare(whole, backbone, head, report, spec.preprocessing, int(options.get("seed", 0)))
@@ -91,23 +100,31 @@ def _adapter(model: nn.Module) -> DINOv3Adapter:
     return adapter
 
 
+def digest(vit: nn.Module) -> str:
+    """Of the ViT's weights as they were read: a head fed by any other ViT gives nonsense without a sign of it."""
+    found = sha256()
+    for name, tensor in sorted(vit.state_dict().items()):
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
 def _write(
-    file: Path, places: dict[str, files.Staging], counts: dict[str, int], spec: ModelSpec, external: bool | None
+    file: Path, places: dict[str, files.Staging], counts: dict[str, int], described: Data, external: bool | None
 ) -> None:
-    """The two parts of the whole file."""
+    """The two parts of the whole file, each with what is `described` of both and its own part in it."""
     model = ir.load(file)
     tokens = [str(value.name) for value in _tokens(model.graph)]
     ends = {BACKBONE: tokens, "head": [str(value.name) for value in model.graph.outputs]}
     starts = {BACKBONE: [IMAGE], "head": [IMAGE, *tokens]}
-    blocks = dict(zip(TOKEN_NAMES, spec.backbone["interaction_indexes"], strict=True))
     for kind, place in places.items():
         part = _part(model, starts[kind], ends[kind])
         for value in (*part.graph.inputs, *part.graph.outputs):
             if value.name in tokens:
                 value.name = TOKEN_NAMES[tokens.index(value.name)]
         (partner,) = (other.target.name for name, other in places.items() if name != kind)
-        described = {"part": kind, "partner": partner, "tokens_after_block": blocks, "tokens_shape": "N, H/16*W/16, C"}
-        props = {"split": json.dumps(described), "params": json.dumps(counts[kind])}
+        props = {"split": json.dumps({"part": kind, "partner": partner} | described)}
+        props["params"] = json.dumps(counts[kind])
         props |= {"output": BACKBONE, "msda_nodes": "0"} if kind == BACKBONE else {}
         part.metadata_props.update({PREFIX + key: value for key, value in props.items()})
         files.save(part, place, external)

@@ -187,6 +187,14 @@ def test_random_weights_are_the_same_each_time_and_leave_no_branch_dead() -> Non
             parameter.copy_(kept)
 
 
+def test_random_weights_keep_a_wide_layers_signal_at_its_size() -> None:
+    """Attention whose logits grow with its width picks one key each, and rounding changes which."""
+    model = torch.nn.ModuleList([torch.nn.MultiheadAttention(512, 8), torch.nn.Linear(512, 64)])
+    random_weights(model)
+    for name in ("0.in_proj_weight", "0.out_proj.weight", "1.weight"):
+        assert model.get_parameter(name).std().item() == pytest.approx(512**-0.5, rel=0.02), name
+
+
 def test_a_model_on_the_meta_device_takes_no_memory_and_counts_the_same() -> None:
     assert count_parameters(build_model(small(), device="meta")) == count_parameters(build_model(small()))
     assert {parameter.device.type for parameter in build_model(small(), device="meta").parameters()} == {"meta"}

@@ -14,19 +14,24 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
+from PIL import Image
 
 import dinov3_golden
 import rtx_rig
-from adapter_export import cli, exporter, split
+from adapter_engines import cli as run
+from adapter_engines.chain import ChainedEngine
+from adapter_engines.engine import Engine
+from adapter_export import cli, exporter, pictures, split
 from adapter_export.report import ExportReport
 from adapter_infer.dinov3.tensors import VIT
-from adapter_infer.errors import ParityError, UsageError
+from adapter_infer.errors import ParityError, UnsupportedModel, UsageError
 from adapter_infer.metadata import from_props
-from adapter_infer.spec import ModelSpec
+from adapter_infer.spec import ModelSpec, Preprocessing
 from adapter_plugins import library
 
 TOKENS, SCORES = 2e-4, 5e-4
 NAME = "mlp_d12"  # its adapter has D = 12, which is no multiple of 8
+SPEC = replace(dinov3_golden.spec(NAME), preprocessing=Preprocessing())
 MSDA_NODES = 8  # six of the adapter, two of the pixel decoder
 
 
@@ -35,9 +40,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportReport]
     """The model in one file: tracing takes the time, so that it is done once."""
     path = tmp_path_factory.mktemp("whole") / "model.onnx"
     image, _ = dinov3_golden.case(NAME)
-    report = exporter.export(
-        dinov3_golden.load(NAME), dinov3_golden.spec(NAME), path, size=tuple(image.shape[2:]), batch=len(image)
-    )
+    report = exporter.export(dinov3_golden.load(NAME), SPEC, path, size=tuple(image.shape[2:]), batch=len(image))
     return path, report
 
 
@@ -55,7 +58,7 @@ def ready(whole: tuple[Path, ExportReport], monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def exported(ready: None, tmp_path: Path) -> tuple[Path, ExportReport]:
     path = tmp_path / "model.onnx"
-    return path, split.export(dinov3_golden.load(NAME), dinov3_golden.spec(NAME), path)
+    return path, split.export(dinov3_golden.load(NAME), SPEC, path)
 
 
 def session(path: Path, with_library: bool) -> ort.InferenceSession:
@@ -99,12 +102,96 @@ def test_each_file_says_which_it_is_and_holds_only_its_part(exported: tuple[Path
     blocks = {"tokens_1": 0, "tokens_2": 1, "tokens_3": 2, "tokens_4": 3}
     assert about_backbone["tokens_after_block"] == about_head["tokens_after_block"] == blocks
     assert backbone.params + head.params == report.params
-    assert backbone.model == head.model == dinov3_golden.spec(NAME)
+    assert backbone.model == head.model == SPEC
     graph = onnx.load(split.backbone_path(path))
     assert not graph.functions
     assert not any("spm" in weight.name or "segmentation_model.1" in weight.name for weight in graph.graph.initializer)
     assert not any(".blocks." in weight.name for weight in onnx.load(path).graph.initializer)
     assert [value.name for value in onnx.load(path).graph.input] == ["image", *split.TOKEN_NAMES]
+
+
+def test_an_engine_of_both_files_gives_the_official_scores(exported: tuple[Path, ExportReport]) -> None:
+    path, _ = exported
+    image, wanted = dinov3_golden.case(NAME)
+    with Engine.load(path, backbone=split.backbone_path(path), threads=1) as engine:
+        assert [tensor.name for tensor in engine.inputs] == ["image"]
+        scores = engine.infer({"image": image.numpy()})["logits"]
+        assert difference(scores[..., ::2, ::2], wanted["semantic"]) < SCORES
+    with pytest.raises(UsageError, match="is closed"):
+        engine.infer({"image": image.numpy()})
+
+
+def test_adapter_run_takes_both_files(exported: tuple[Path, ExportReport], tmp_path: Path) -> None:
+    path, _ = exported
+    image, _ = dinov3_golden.case(NAME)
+    pixels = np.random.default_rng(0).integers(0, 256, (*image.shape[2:], 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    words = [str(path), str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--mode", "whole"]
+    assert run.main([*words, "--backbone", str(split.backbone_path(path)), "--stretch"]) == 0
+    labels = np.asarray(Image.open(tmp_path / "out" / "a_labels.png"))
+    assert labels.shape == pixels.shape[:2]
+    with Engine.load(path, backbone=split.backbone_path(path), threads=1) as engine:
+        logits = engine.infer({"image": pictures.normalise(pixels[None], Preprocessing())})["logits"]
+    assert np.mean(labels == logits[0].argmax(0)) > 0.999
+
+
+def reworded(path: Path, **changes: Any) -> Path:
+    """A copy of a split model's file that says something else of itself."""
+    model = onnx.load(path)
+    (prop,) = (prop for prop in model.metadata_props if prop.key == "adapter_infer.split")
+    prop.value = json.dumps(json.loads(prop.value) | changes)
+    onnx.save(model, path.with_name("other.onnx"))
+    return path.with_name("other.onnx")
+
+
+@pytest.mark.parametrize(
+    ("swapped", "changes", "words"),
+    [
+        (
+            False,
+            {"weights": "f" * 64},
+            r"other\.onnx is not the backbone that .*model\.onnx was split from .its weights",
+        ),
+        (
+            False,
+            {"tokens_after_block": {"tokens_1": 7}},
+            "its tokens_after_block are another's.; .*model.backbone.onnx",
+        ),
+        (True, {}, r"model\.onnx is the head of a split model, where its backbone is wanted"),
+    ],
+)
+def test_files_that_are_no_pair_are_refused(
+    exported: tuple[Path, ExportReport], swapped: bool, changes: dict[str, Any], words: str
+) -> None:
+    head, backbone = exported[0], reworded(split.backbone_path(exported[0]), **changes)
+    with pytest.raises(UnsupportedModel, match=words):
+        Engine.load(backbone if swapped else head, backbone=head if swapped else backbone, threads=1)
+
+
+@pytest.mark.parametrize("change", [{"dtype": "float16"}, {"shape": (1, 24, 8)}, {"shape": (1, "tokens")}])
+def test_files_exported_with_different_options_are_no_pair(
+    exported: tuple[Path, ExportReport], change: dict[str, Any]
+) -> None:
+    path, _ = exported
+    with Engine.load(path, threads=1) as head, Engine.load(split.backbone_path(path), threads=1) as vit:
+        vit.outputs = tuple(replace(each, **change) if each.name == "tokens_3" else each for each in vit.outputs)
+        with pytest.raises(UnsupportedModel, match=r"different options: tokens_3 is float\d\d \[.*\] in the one and"):
+            ChainedEngine(vit, head)
+
+
+def test_a_whole_model_has_no_backbone_file(
+    whole: tuple[Path, ExportReport], exported: tuple[Path, ExportReport]
+) -> None:
+    with pytest.raises(UnsupportedModel, match="is no part of a split model, where its head is wanted"):
+        Engine.load(whole[0], backbone=split.backbone_path(exported[0]), threads=1)
+
+
+def test_the_weights_digest_tells_one_vit_from_another() -> None:
+    vit = dinov3_golden.load(NAME).backbone.backbone
+    before = split.digest(vit)
+    assert before == split.digest(dinov3_golden.load(NAME).backbone.backbone)
+    vit.blocks[1].mlp.fc1.weight.data[0, 0] += 1e-6
+    assert split.digest(vit) != before
 
 
 def test_the_chain_is_compared_with_the_whole_file(exported: tuple[Path, ExportReport]) -> None:
@@ -131,7 +218,7 @@ def test_a_part_that_computes_something_else_leaves_no_file(
 
     monkeypatch.setattr(split, "_part", broken)
     with pytest.raises(ParityError, match="through the chain path"):
-        split.export(dinov3_golden.load(NAME), dinov3_golden.spec(NAME), tmp_path / "a.onnx")
+        split.export(dinov3_golden.load(NAME), SPEC, tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
 
 
