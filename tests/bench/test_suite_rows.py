@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from adapter_bench import bare
 from adapter_bench.suites import ablations, layout, parts, precision, profile, scaling, work
+from adapter_engines import device
+from adapter_engines.plans.options import BuildOptions
 from adapter_infer.errors import AdapterError, EnvironmentMissing
 from adapter_infer.spec import ModelSpec
+from engines import fake_tensorrt
 
 RULES = {"warmup": 0.0, "duration": 0.0, "iterations": 2}
 BACKBONE = {"type": "ViTAdapter", "embed_dim": 32, "depth": 4, "num_heads": 2, "conv_inplane": 8, "deform_num_heads": 2}
@@ -217,15 +221,46 @@ def test_runtimes_compute_what_pytorch_does(case, models, monkeypatch):
 
 
 def test_runtimes_that_are_not_here_say_why(models):
-    arguments = {"spec": work.data(TINY), "size": SIZE, "folder": str(models), "threads": 1, "op": "fused"}
-    with pytest.raises(EnvironmentMissing, match="no arithmetic in bf16"):
-        precision.load(**arguments, runtime="ONNX Runtime", variant="library", precision="bf16")
+    absent = [("ONNX Runtime", "bf16", "no arithmetic in bf16")]
     if importlib.util.find_spec("openvino") is None:
-        with pytest.raises(EnvironmentMissing, match="openvino is not installed"):
-            precision.load(**arguments, runtime="OpenVINO", variant="", precision="fp32")
-    if not list(Path("/proc/driver/nvidia/gpus").glob("*")):
-        with pytest.raises(EnvironmentMissing, match=r"tensorrt is not installed|no NVIDIA GPU"):
-            precision.load(**arguments, runtime="TensorRT", variant="plugin", precision="fp32")
+        absent.append(("OpenVINO", "fp32", "openvino is not installed"))
+    if device.unusable() is not None:
+        absent += [
+            ("TensorRT", "fp32", "TensorRT is not installed|GPU"),
+            ("ONNX Runtime CUDA", "fp32", "onnxruntime-gpu"),
+        ]
+    arguments = {"spec": work.data(TINY), "size": SIZE, "folder": str(models), "threads": 1, "op": "fused"}
+    for runtime, kind, reason in absent:
+        case = precision.load(**arguments, runtime=runtime, variant="library", precision=kind)
+        with pytest.raises(EnvironmentMissing, match=reason), case:
+            pass
+
+
+def test_tensorrt_rows_run_the_plan_of_the_exported_file(tmp_path, monkeypatch):
+    """Built by a stand-in: what a plan computes and how it is built is tested elsewhere."""
+    built = []
+
+    def build(onnx: Path, plan: Path, *, options: BuildOptions) -> None:
+        built.append((onnx.name, plan.name, options))
+        picture = {"name": "image", "dtype": "FLOAT", "shape": [1, 3, *SIZE], "ranges": [[(1, 3, *SIZE)] * 3]}
+        logits = {"name": "logits", "dtype": "FLOAT", "shape": [1, 2, *SIZE]}
+        toy = {"weight": [[1, 0, 0], [0, 2, 0]], "context": [[0, 0, 0], [0, 0, 0]], "bias": [0, 1]}
+        fake_tensorrt.write_plan(plan, "toy", inputs=[picture], outputs=[logits], **toy)
+        fake_tensorrt.write_sidecar(plan)
+
+    monkeypatch.setattr("adapter_engines.plans.build.build", build)
+    monkeypatch.setattr(precision, "exported", lambda *_, **__: tmp_path / "model.onnx")
+    plugin = tmp_path / "libmsda_trt10.so"
+    plugin.write_bytes(b"a plugin library")
+    with fake_tensorrt.installed(monkeypatch, plugin):
+        case = {"runtime": "TensorRT", "variant": "plugin", "op": "fused", "precision": "fp16"}
+        for _ in range(2):  # the second finds the plan
+            image = bare.noise((1, 3, *SIZE), "float32")
+            expected = np.stack([image[:, 0], 2 * image[:, 1] + 1], 1)
+            with precision.load(str(tmp_path), 1, spec=work.data(TINY), size=SIZE, **case) as loaded:
+                assert np.abs(loaded.run() - expected).max() < 1e-5
+                assert loaded.file == tmp_path / "model.plan"
+    assert built == [("model.onnx", "model.plan", BuildOptions(check=False))]
 
 
 # --- hierarchical backbones ---

@@ -14,8 +14,10 @@ import onnx
 import pytest
 import torch
 
+import golden_detectors
 import rtx_rig
 from adapter_export import export
+from adapter_infer.metadata import OP_DOMAIN
 from export import detector_cases
 from sweeps import sweep
 
@@ -102,3 +104,17 @@ def test_the_part_before_any_choice_builds_as_it_is(written: Any) -> None:
     with rtx_rig.process() as attempt:
         outcome = attempt(written("cascade", output="dense"))
     assert outcome.error == "" and outcome.plan > 0 and len(outcome.outputs) == 15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sweep([], golden_detectors.NAMES))
+def test_each_msda_node_before_the_choice_becomes_a_plugin_layer(name: str, tmp_path: Path) -> None:
+    rtx_rig.require()
+    detector, spec = detector_cases.from_golden(name)
+    export(detector, spec, tmp_path / "a.onnx", size=SIZE, output="dense", check=False)
+    model = onnx.load(tmp_path / "a.onnx")
+    with rtx_rig.process() as attempt:
+        outcome = attempt(model, rtx_rig.plugin())
+    assert outcome.error == "" and outcome.plan > 0
+    assert outcome.layers["PLUGIN_V3"] == sum(node.domain == OP_DOMAIN for node in model.graph.node)
+    assert (outcome.layers["PLUGIN_V3"] > 0) == ("adapter" in name)

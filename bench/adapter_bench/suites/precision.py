@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from adapter_bench.suites.layout import Column, Data, Row, Suite
 from adapter_bench.suites.work import MEBI, SEED, data, exported, parse
 from adapter_infer import presets
 from adapter_infer.errors import EnvironmentMissing
+
+if TYPE_CHECKING:
+    from adapter_engines.sessions import Library
 
 PRESET = {False: "semfpn_vit_adapter_base_512_ade20k", True: "semfpn_vit_adapter_tiny_512_ade20k"}
 SIDE = {False: 512, True: 128}
@@ -32,7 +35,9 @@ COLUMNS = (
 REMARKS = (
     "Random weights: differences of a thousandth are rounding; ones of many percent say that a runtime computes "
     "something else.",
-    "Peak memory is that of a process that only loads the model and runs it; of PyTorch it includes making weights.",
+    "Peak memory is that of a process that only loads the model and runs it; of PyTorch it includes making weights, "
+    "and of a runtime on a GPU it is the host's.",
+    "A runtime on a GPU is given and gives arrays of the host: its latency includes the copies.",
 )
 # runtime: row, variant, flavour of the operator, precision
 CASES = (
@@ -49,8 +54,11 @@ CASES = (
     ("OpenVINO", "GridSample", "onnx", "fp32"),
     ("OpenVINO", "functions inlined", "fused", "fp32"),
     ("OpenVINO", "functions inlined, bf16 hint", "fused", "fp32"),
-    ("TensorRT", "plugin", "tensorrt", "fp32"),
-    ("TensorRT", "plugin", "tensorrt", "fp16"),
+    ("ONNX Runtime CUDA", "library", "fused", "fp32"),
+    ("ONNX Runtime CUDA", "library", "fused", "fp16"),
+    ("TensorRT", "plugin", "fused", "fp32"),
+    ("TensorRT", "plugin", "fused", "fp16"),
+    ("TensorRT", "plugin", "fused", "bf16"),
 )
 
 
@@ -87,14 +95,14 @@ class Loaded(NamedTuple):
 def compared(rules: Data, **case: Any) -> Data:
     """A row: `case` (what `load` takes) on a seeded picture beside PyTorch in fp32. Errors: EnvironmentMissing where it
     cannot be had."""
-    loaded = load(**case)
-    logits = np.asarray(loaded.run(), np.float64)
-    reference = case | {"runtime": "PyTorch", "precision": "fp32"}
-    values: Data = differences(logits, np.asarray(load(**reference).run(), np.float64))
-    trial = measure({"case": (1, loaded.run)}, Rules.of(**rules))["case"]
-    values |= {"latency_ms": trial.summary().median, "fps": trial.fps}
-    if loaded.file is not None:
-        values["file"] = sum(part.stat().st_size for part in loaded.file.parent.glob(f"{loaded.file.name}*")) / MEBI
+    with load(**case) as loaded:
+        logits = np.asarray(loaded.run(), np.float64)
+        with load(**case | {"runtime": "PyTorch", "precision": "fp32"}) as reference:
+            values: Data = differences(logits, np.asarray(reference.run(), np.float64))
+        trial = measure({"case": (1, loaded.run)}, Rules.of(**rules))["case"]
+        values |= {"latency_ms": trial.summary().median, "fps": trial.fps}
+        if loaded.file is not None:
+            values["file"] = sum(part.stat().st_size for part in loaded.file.parent.glob(f"{loaded.file.name}*")) / MEBI
     if memory.unusable() is None:
         peak = child.call(f"{__name__}:memory_here", **case)
         values |= {"peak_memory": peak["peak_bytes"] / MEBI}
@@ -104,7 +112,13 @@ def compared(rules: Data, **case: Any) -> Data:
 
 def memory_here(**case: Any) -> Data:
     """`memory.record` of the case, in a process of its own; the export has happened before."""
-    return memory.record(lambda: nullcontext(load(**case).run))
+
+    @contextmanager
+    def running() -> Iterator[Callable[[], Any]]:
+        with load(**case) as loaded:
+            yield loaded.run
+
+    return memory.record(running)
 
 
 def differences(logits: np.ndarray, expected: np.ndarray) -> dict[str, float]:
@@ -118,6 +132,7 @@ def differences(logits: np.ndarray, expected: np.ndarray) -> dict[str, float]:
     }
 
 
+@contextmanager
 def load(
     folder: str,
     threads: int | None,
@@ -127,11 +142,12 @@ def load(
     variant: str,
     op: str,
     precision: str,
-) -> Loaded:
-    """A case, ready to run. Errors: EnvironmentMissing where this machine has not what it needs."""
+) -> Iterator[Loaded]:
+    """A case, ready to run inside the block. Errors: EnvironmentMissing where this machine has not what it needs."""
     image = bare.noise((1, 3, *size), "float32")
     if runtime == "PyTorch":
-        return _torch(spec, image, precision, threads)
+        yield _torch(spec, image, precision, threads)
+        return
     if runtime == "TensorRT":
         _check_tensorrt()
     if runtime == "OpenVINO" and importlib.util.find_spec("openvino") is None:
@@ -140,20 +156,24 @@ def load(
         raise EnvironmentMissing("ONNX Runtime's CPU has no arithmetic in bf16")
     file = exported(parse(spec), folder, size=(size[0], size[1]), op=op, precision=precision)
     if runtime == "OpenVINO":
-        return _openvino(file, image, "bf16" if "bf16" in variant else "f32", threads)
-    if runtime == "TensorRT":
-        raise EnvironmentMissing(
-            "build a plan with adapter-engine and measure it with adapter-bench --engine FILE.plan"
-        )
+        yield _openvino(file, image, "bf16" if "bf16" in variant else "f32", threads)
+        return
     from adapter_engines import Engine
 
-    engine = Engine.load(file, threads=threads, library=None if variant == "function body" else "auto")
-    if variant.startswith("library") and engine.library is None:
-        raise EnvironmentMissing(
-            "no custom-op library serves this graph here (`python -m adapter_plugins` says what was built)"
-        )
-    feeds = {"image": image}
-    return Loaded(lambda: next(iter(engine.infer(feeds).values())), file)
+    if runtime == "TensorRT":
+        file = _plan(file)
+        opened = Engine.load(file)
+    else:
+        provider = "cuda" if "CUDA" in runtime else "cpu"
+        library: Library = None if variant == "function body" else "auto"
+        opened = Engine.load(file, provider=provider, threads=threads, library=library)
+    with opened as engine:
+        if variant.startswith("library") and engine.library is None:
+            raise EnvironmentMissing(
+                "no custom-op library serves this graph here (`python -m adapter_plugins` says what was built)"
+            )
+        feeds = {"image": image}
+        yield Loaded(lambda: next(iter(engine.infer(feeds).values())), file)
 
 
 def _torch(spec: Data, image: np.ndarray, precision: str, threads: int | None) -> Loaded:
@@ -197,7 +217,20 @@ def _openvino(file: Path, image: np.ndarray, hint: str, threads: int | None) -> 
 
 def _check_tensorrt() -> None:
     """Errors: EnvironmentMissing with the reason why no plan can be built and run here."""
-    if importlib.util.find_spec("tensorrt") is None:
-        raise EnvironmentMissing("the package tensorrt is not installed; pip install adapter-infer[tensorrt]")
-    if not list(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        raise EnvironmentMissing("no NVIDIA GPU on this machine")
+    from adapter_engines import device
+    from adapter_engines.plans.toolkit import toolkit
+
+    toolkit()
+    if reason := device.unusable():
+        raise EnvironmentMissing(reason)
+
+
+def _plan(file: Path) -> Path:
+    """The file's plan beside it, built where it is not there; `compared` is what compares it."""
+    from adapter_engines.plans.build import build
+    from adapter_engines.plans.options import BuildOptions
+
+    plan = file.with_suffix(".plan")
+    if not plan.exists():
+        build(file, plan, options=BuildOptions(check=False))
+    return plan
