@@ -10,6 +10,7 @@ from torch import nn
 from adapter_export import bodies, files, parity, probes, rounding
 from adapter_export.plan import Plan
 from adapter_export.report import Difference, Match, Parity
+from adapter_export.sizes import UNSEEN, UNSEEN_DETECTOR
 from adapter_infer.detectors.detector import Detector
 from adapter_infer.metadata import IMAGE
 from adapter_infer.spec import Preprocessing
@@ -17,7 +18,8 @@ from adapter_infer.spec import Preprocessing
 
 def reference(model: nn.Module, plan: Plan, seed: int) -> list[parity.Case]:
     """What torch makes of the pictures that the file is to be compared on."""
-    shapes = parity.shapes(plan.size, plan.form.batch, plan.form.size_divisor)
+    unseen = UNSEEN_DETECTOR if isinstance(model, Detector) else UNSEEN
+    shapes = parity.shapes(plan.size, plan.form.batch, plan.form.size_divisor, unseen)
     # Without a normalisation of the model's own, pictures are brought to the usual range.
     preprocessing = plan.preprocessing or Preprocessing()
     return parity.reference(model, shapes, plan.output, preprocessing, plan.form.embed_preprocess, seed, plan.precision)

