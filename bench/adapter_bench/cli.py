@@ -142,7 +142,7 @@ def _run(argv: Sequence[str] | None) -> int:
             check_writable(path, option)
     before = machine.describe()
     subject = _subject(args, plan)
-    doubts = [*report.busy(before), *machine.doubts(before)] if plan.timed else []
+    doubts = machine.doubts(before) if plan.timed else []
     results = session.run(subject, plan, doubts)
     command = [PROG, *(sys.argv[1:] if argv is None else argv)]
     _write(args, report.document(command, plan.rules if plan.timed else None, before, results), table)

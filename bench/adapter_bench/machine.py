@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ from adapter_bench import smi
 _TELLING_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve")
 STEADY_GOVERNOR = "performance"
 SCARCE = 0.1  # share of the memory below which the system may swap
+BUSY = 0.1  # share of the usable cores that other programs may take before it is worth a remark
+GLANCE = 0.25  # seconds
 _CPUS = Path("/sys/devices/system/cpu")
 _CGROUP = Path("/sys/fs/cgroup")
+_STAT = Path("/proc/stat")
 _PACKAGES = (
     *("adapter-infer", "onnxruntime", "onnxruntime-gpu", "onnx", "onnxscript", "torch", "numpy"),
     *("openvino", "tensorrt", "tensorrt_rtx_cu13_bindings", "transformers"),
@@ -25,10 +29,11 @@ _PACKAGES = (
 
 
 def describe() -> dict[str, Any]:
-    """CPU, cores, clock, memory, kernel, Python, load average, the code's git state and the first GPU, as JSON data.
+    """CPU, cores, clock, memory, kernel, Python, load, the code's git state and the first GPU, as JSON data.
 
-    What cannot be read is None. `quota_cores` is what a container may use of the cores on average, `gpu` what
-    nvidia-smi says, or one sentence that says why it says nothing.
+    What cannot be read is None. `other_cores` is how many cores other programs keep busy now; `load_average` is of the
+    last minutes, and what was measured just before is in it. `quota_cores` is what a container may use of the cores on
+    average, `gpu` what nvidia-smi says, or one sentence that says why it says nothing.
     """
     cpu = _entries(Path("/proc/cpuinfo"))
     return {
@@ -44,6 +49,7 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         "load_average": load_average(),
+        "other_cores": _glance(),
         "git": git_state(),
         "gpu": smi.query(),
     }
@@ -52,6 +58,8 @@ def describe() -> dict[str, Any]:
 def doubts(described: dict[str, Any]) -> list[str]:
     """Remarks on what makes figures taken on this machine (as `describe` gives it) hard to repeat."""
     found = []
+    if (remark := disturbance(described)) is not None:
+        found.append(remark)
     if (policy := described["governor"]) is not None and policy != STEADY_GOVERNOR:
         found.append(f"the CPU's frequency governor is {policy}: its clock follows the load; set it to performance")
     cores, quota = described["usable_cores"], described["quota_cores"]
@@ -61,6 +69,50 @@ def doubts(described: dict[str, Any]) -> list[str]:
     if memory and free is not None and free < SCARCE * memory:
         found.append(f"{free / 2**20:,.0f} of {memory / 2**20:,.0f} MiB of memory were free: the system may swap")
     return found
+
+
+def disturbance(described: dict[str, Any]) -> str | None:
+    """A remark where other programs took more than BUSY of the cores, before or, where that was watched, meanwhile."""
+    cores = described.get("usable_cores")
+    for key, when in (("other_cores_meanwhile", "meanwhile"), ("other_cores", "before the start")):
+        other = described.get(key)
+        if other is not None and cores and other > BUSY * cores:
+            return f"other programs, or the host, kept {other:.1f} of {cores} cores busy {when}"
+    return None
+
+
+class OtherPrograms:
+    """How many cores other programs kept busy since this was made, and in a virtual machine its host for others.
+
+    The processes that this one started belong to it once they have ended. None where the system does not tell.
+    """
+
+    def __init__(self) -> None:
+        self._start = self._used()
+
+    def cores(self) -> float | None:
+        end = self._used()
+        if self._start is None or end is None or end[0] <= self._start[0]:
+            return None
+        return round(max(0.0, (end[1] - self._start[1]) / (end[0] - self._start[0])), 2)
+
+    @staticmethod
+    def _used() -> tuple[float, float] | None:
+        """Wall clock, and processor seconds of everything but this process and its children."""
+        try:
+            ticks = [int(number) for number in _STAT.read_text().split("\n", 1)[0].split()[1:9]]
+            user, nice, system, _idle, _wait, irq, softirq, steal = ticks
+        except (OSError, ValueError):
+            return None
+        own = os.times()
+        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        return time.monotonic(), busy - own.user - own.system - own.children_user - own.children_system
+
+
+def _glance() -> float | None:
+    others = OtherPrograms()
+    time.sleep(GLANCE)
+    return others.cores()
 
 
 def device(provider: str) -> str:

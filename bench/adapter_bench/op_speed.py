@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from adapter_bench import op_roof
+from adapter_bench import machine, op_roof
 from adapter_bench.op_rivals import GRID_SAMPLE, OURS, TORCH_OP, WORKLOADS, Workload, rivals
 from adapter_infer import command_line
 from adapter_infer.errors import EnvironmentMissing, UsageError
@@ -85,32 +85,6 @@ def circumstances() -> dict[str, str]:
     return found | {"library": build_info().get(ORT_CPU, "?"), "code path": instruction_set()}
 
 
-class Neighbours:
-    """How many cores other programs kept busy since this was made; Linux only, None elsewhere."""
-
-    def __init__(self) -> None:
-        self.start = self._used()
-
-    def cores(self) -> float | None:
-        end = self._used()
-        if self.start is None or end is None or end[0] <= self.start[0]:
-            return None
-        return max(0.0, (end[1] - self.start[1]) / (end[0] - self.start[0]))
-
-    @staticmethod
-    def _used() -> tuple[float, float] | None:
-        """Wall clock, and processor seconds of everything but this process."""
-        stat = Path("/proc/stat")
-        if not stat.is_file():
-            return None
-        user, nice, system, _idle, _wait, irq, softirq, steal, *_ = map(
-            int, stat.read_text().split("\n")[0].split()[1:]
-        )
-        own = os.times()
-        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-        return time.monotonic(), busy - own.user - own.system
-
-
 def show(timings: list[Timing], rounds: int, found: dict[str, str]) -> None:
     """The table: times, and how many times slower than this op each rival is."""
     from rich.console import Console
@@ -166,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"--only {options.only} matches none of: {', '.join(work.name for work in WORKLOADS)}")
     timings: list[Timing] = []
     roofs: dict[str, dict[str, float]] = {}
-    neighbours = Neighbours()
+    others = machine.OtherPrograms()
     for count in threads:
         _set_torch_threads(count)
         if options.json:
@@ -176,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for included in (True, False):
                 with command_line.step(f"{work.name}, {count} threads"):
                     timings += measure(work, included, count, options.rounds)
-    busy = neighbours.cores()
+    busy = others.cores()
     found = circumstances() | {"other programs": "unknown" if busy is None else f"{busy:.2f} cores busy meanwhile"}
     show(timings, options.rounds, found)
     if options.json:

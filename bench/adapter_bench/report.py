@@ -15,7 +15,6 @@ from adapter_bench.summary import STEADY_CV, Summary
 from adapter_infer import __version__
 
 SCHEMA = 1
-BUSY = 0.5  # load average per usable core above which other work must have been running
 
 Data = dict[str, Any]
 
@@ -124,14 +123,6 @@ def _unsteady_device(trial: Trial) -> list[str]:
     if variation is None or variation <= STEADY_CV:
         return []
     return [f"coefficient of variation of the GPU's own time {variation:.1%} is above {STEADY_CV:.1%}"]
-
-
-def busy(before: Data) -> list[str]:
-    """A remark where the machine was at work before the measurement began."""
-    load = before["load_average"]
-    if load is None or load[0] <= BUSY * before["usable_cores"]:
-        return []
-    return [f"load average {load[0]:g} on {before['usable_cores']} cores before the start: other work was running"]
 
 
 def _each(total: int, batch: int) -> int | float:

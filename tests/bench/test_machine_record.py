@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +27,7 @@ def test_the_record_names_what_figures_depend_on() -> None:
     assert 1 <= found["usable_cores"] <= found["cores"]
     assert 0 < found["memory_available_bytes"] <= found["memory_bytes"]
     assert len(found["load_average"]) == 3
+    assert 0 <= found["other_cores"] <= found["cores"] + 0.5
     assert isinstance(found["gpu"], (dict, str))
     assert found.keys() >= {"governor", "quota_cores", "mhz", "git", "isa", "system", "python"}
 
@@ -106,3 +109,59 @@ def test_git_state_is_that_of_the_code_and_not_of_a_repository_around_it(
     assert state["changed_files"] == 0
     source.write_text("changed")
     assert machine.git_state() == state | {"changed_files": 1}
+
+
+class Clock:
+    """A processor's accounts: what the system, this process and its children used, in seconds."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.own, self.children, self.others = 10.0, 1.0, 2.0, 50.0
+        self.file = folder / "stat"
+        monkeypatch.setattr(machine, "_STAT", self.file)
+        monkeypatch.setattr(machine.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(
+            machine.os,
+            "times",
+            lambda: SimpleNamespace(user=self.own, system=0.5, children_user=self.children, children_system=0.25),
+        )
+        self.write()
+
+    def write(self) -> None:
+        tick = os.sysconf("SC_CLK_TCK")
+        stolen, waiting = self.others / 2, 1000
+        user = self.own + self.children + self.others / 2
+        fields = [user, 0, 0.75, 5000, waiting, 0, 0, stolen]
+        self.file.write_text(f"cpu  {' '.join(str(round(each * tick)) for each in fields)} 0 0\ncpu0 1 2 3\n")
+
+
+def test_other_programs_are_told_from_this_one_and_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(tmp_path, monkeypatch)
+    others = machine.OtherPrograms()
+    clock.now, clock.own, clock.children, clock.others = 20.0, 9.0, 12.0, 55.0
+    clock.write()
+    assert others.cores() == 0.5  # half of it stolen by the host; waiting and idling are nobody's
+    clock.file.unlink()
+    assert others.cores() is None
+    assert machine.OtherPrograms().cores() is None
+
+
+@pytest.mark.parametrize(
+    ("found", "remark"),
+    [
+        ({"other_cores": 0.3, "usable_cores": 4}, None),
+        ({"other_cores": None, "usable_cores": 4}, None),
+        (
+            {"other_cores": 0.5, "usable_cores": 4},
+            "or the host, kept 0.5 of 4 cores busy before the start",
+        ),
+        ({"other_cores": 0, "other_cores_meanwhile": 1.24, "usable_cores": 2}, "kept 1.2 of 2 cores busy meanwhile"),
+        ({}, None),
+    ],
+)
+def test_work_of_others_is_remarked_on(found: dict[str, Any], remark: str | None) -> None:
+    said = machine.disturbance(found)
+    assert said == remark if remark is None else remark in str(said)
+    if "usable_cores" in found:
+        assert machine.doubts(STEADY | found) == ([] if said is None else [said])

@@ -10,6 +10,7 @@ import pytest
 import suite_files
 from adapter_bench.reports import data
 from adapter_bench.reports.numbers import ABSENT, Scale, tick_text, ticks
+from adapter_bench.reports.text import markdown
 from adapter_infer.errors import UsageError
 
 
@@ -23,6 +24,14 @@ def test_a_folder_gives_its_suites_in_reading_order_then_documents(tmp_path: Pat
     document = suites[4]
     assert document.rows[0].values["macs"] == 10**10
     assert document.rows[0].values["peak_bytes"] == 7 * 2**28
+
+
+def test_the_committed_report_can_be_made_again() -> None:
+    (folder,) = (Path(__file__).parents[2] / "bench" / "reports").glob("cpu-*/")
+    suites = data.read(folder)
+    assert {suite.name for suite in suites} == {*data.ORDER, "op"}
+    assert {row.status for suite in suites for row in suite.rows} == {"ok", "unavailable"}
+    assert markdown(suites, "ViT-Adapter measured").strip() == (folder / "report.md").read_text().strip()
 
 
 def test_rows_beside_a_suite_and_json_of_other_kinds_are_passed_over(tmp_path: Path) -> None:

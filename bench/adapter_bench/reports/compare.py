@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from adapter_bench import machine
 from adapter_bench.reports.data import Suite
 from adapter_bench.reports.numbers import is_number
 
@@ -202,8 +203,6 @@ def warnings(old: Suite, new: Suite) -> list[str]:
         if values[0] != values[1]:
             told.append(f"different {key}: {', '.join(values[0]) or 'none'}; {', '.join(values[1]) or 'none'}")
     for suite, which in ((old, "old"), (new, "new")):
-        machine = suite.circumstances.get("machine") or {}
-        load, cores = machine.get("load_average"), machine.get("usable_cores")
-        if isinstance(load, list) and load and is_number(load[0]) and cores and load[0] > 0.5 * cores:
-            told.append(f"the {which} report was measured at load average {load[0]:g} on {cores} cores")
+        if (remark := machine.disturbance(suite.circumstances.get("machine") or {})) is not None:
+            told.append(f"of the {which} report: {remark}")
     return told

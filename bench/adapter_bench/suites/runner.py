@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from adapter_bench import child, files, machine, report
+from adapter_bench import child, files, machine
 from adapter_bench.suites import layout
 from adapter_bench.suites.layout import Data, Row, Settings, Suite
 from adapter_bench.suites.progress import Progress
@@ -40,6 +40,7 @@ def run(suite: Suite, settings: Settings, folder: Path, command: Sequence[str], 
     document = _document(suite, settings, command)
     places = [rows_folder / layout.file_name(row) for row in suite.rows]
     kept = [_kept(place, layout.digest(row, settings)) for place, row in zip(places, suite.rows, strict=True)]
+    others = machine.OtherPrograms()
     progress.begin(suite.name, len(suite.rows), sum(found is not None for found in kept))
     done: list[Data] = []
     for row, place, before in zip(suite.rows, places, kept, strict=True):
@@ -56,7 +57,9 @@ def run(suite: Suite, settings: Settings, folder: Path, command: Sequence[str], 
         done.append(found)
         _write(folder, document, suite, done)
     document["circumstances"]["finished"] = _now()
-    document["circumstances"]["machine"]["load_average_after"] = machine.load_average()
+    after = {"load_average_after": machine.load_average(), "other_cores_meanwhile": others.cores()}
+    document["circumstances"]["machine"] |= after
+    document["remarks"] += machine.doubts(document["circumstances"]["machine"])
     _write(folder, document, suite, done)
     if all(row["status"] != FAILED for row in document["rows"]):
         shutil.rmtree(models, ignore_errors=True)  # exported models: gigabytes that nothing reads any more
@@ -85,7 +88,7 @@ def _document(suite: Suite, settings: Settings, command: Sequence[str]) -> Data:
             "started": _now(),
             "finished": None,
         },
-        "remarks": [*suite.remarks, *report.busy(before)],
+        "remarks": list(suite.remarks),
         "columns": [asdict(column) for column in suite.columns],
         "rows": [],
     }

@@ -61,7 +61,7 @@ def suite(name: str, quick: bool) -> Suite:
         arguments: Data = {"counted": spec, "counted_size": CROP}
         if not quick:
             arguments |= {"spec": spec, "size": CROP, "baseline": plain is not None}
-        rows.append(Row(title, COUNTED if quick else "published", MEASURE, arguments, paper))
+        rows.append(Row(title, COUNTED if quick else f"measured at {CROP[0]}x{CROP[1]}", MEASURE, arguments, paper))
     for title, preset in SMALL.items() if quick else ():
         spec = data(presets.spec(preset))
         arguments = {"counted": spec, "counted_size": CROP, "spec": spec, "size": QUICK, "baseline": "Adapter" in title}
