@@ -26,9 +26,16 @@ def body(argv):
 sys.exit(command_line.run("adapter-test", body))
 """
 
+# Whoever runs these tests in the background may have left them ignored.
+AS_IN_A_TERMINAL = """
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
 
-def start(folder: Path, *before: str) -> subprocess.Popen[str]:
-    command = [*before, sys.executable, "-c", HOLDS_A_FOLDER, str(folder)]
+
+def start(program: str, folder: Path, *before: str) -> subprocess.Popen[str]:
+    command = [*before, sys.executable, "-c", program, str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -44,7 +51,7 @@ def start(folder: Path, *before: str) -> subprocess.Popen[str]:
     ],
 )
 def test_a_signal_leaves_no_temporary_folder(number: signal.Signals, says: str, tmp_path: Path) -> None:
-    process = start(tmp_path)
+    process = start(AS_IN_A_TERMINAL + HOLDS_A_FOLDER, tmp_path)
     process.send_signal(number)
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 128 + number
@@ -53,7 +60,7 @@ def test_a_signal_leaves_no_temporary_folder(number: signal.Signals, says: str, 
 
 
 def test_nohup_keeps_a_command_running(tmp_path: Path) -> None:
-    process = start(tmp_path, "nohup")
+    process = start(HOLDS_A_FOLDER, tmp_path, "nohup")
     process.send_signal(signal.SIGHUP)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=0.5)
