@@ -27,6 +27,10 @@ from adapter_infer import command_line
 from adapter_infer.errors import EnvironmentMissing, UsageError
 
 PROG = "python -m adapter_bench.op_speed"
+# ONNX Runtime's threads go on spinning for tens of milliseconds; while a rival's do, a worker of the next one waits for
+# its core, four milliseconds at a time.
+PAUSE = 0.1  # seconds
+WARMUP = 3  # calls: inside a model threads are awake and caches filled
 
 
 @dataclass
@@ -49,17 +53,18 @@ class Timing:
 
 
 def measure(work: Workload, included: bool, threads: int, rounds: int) -> list[Timing]:
-    """Rivals take turns: one call to warm up, three that count, and a pause in which idle threads stop spinning."""
+    """Rivals take turns: calls to warm up, three that count, and a pause in which idle threads stop spinning."""
     calls = rivals(work, included, threads)
     timings = {name: Timing(work.name, name, included, threads, []) for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            call()
+            for _ in range(WARMUP):
+                call()
             for _ in range(3):
                 start = time.perf_counter()
                 call()
                 timings[name].samples_ms.append((time.perf_counter() - start) * 1e3)
-            time.sleep(0.005)
+            time.sleep(PAUSE)
     return list(timings.values())
 
 
