@@ -140,7 +140,7 @@ def _run(argv: Sequence[str] | None) -> int:
     for path, option in ((args.markdown, "--markdown"), (_json_path(args), "--json")):
         if path is not None:
             check_writable(path, option)
-    before = machine.describe()
+    before = machine.describe(plan.timed)
     subject = _subject(args, plan)
     doubts = machine.doubts(before) if plan.timed else []
     results = session.run(subject, plan, doubts)

@@ -61,7 +61,7 @@ def document(
         "tool": f"adapter-bench {__version__}",
         "command": shlex.join(command),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": machine.describe(),
+        "machine": machine.describe(timed=False),
         "versions": machine.versions(),
         "pictures": list(pictures),
         "height": size[0],

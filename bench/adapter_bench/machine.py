@@ -28,12 +28,13 @@ _PACKAGES = (
 )
 
 
-def describe() -> dict[str, Any]:
+def describe(timed: bool = True) -> dict[str, Any]:
     """CPU, cores, clock, memory, kernel, Python, load, the code's git state and the first GPU, as JSON data.
 
-    What cannot be read is None. `other_cores` is how many cores other programs keep busy now; `load_average` is of the
-    last minutes, and what was measured just before is in it. `quota_cores` is what a container may use of the cores on
-    average, `gpu` what nvidia-smi says, or one sentence that says why it says nothing.
+    What cannot be read is None. `other_cores` is how many cores other programs keep busy now, watched for GLANCE seconds
+    where something is to be `timed`; `load_average` is of the last minutes, and what was measured just before is in it.
+    `quota_cores` is what a container may use of the cores on average, `gpu` what nvidia-smi says, or one sentence that
+    says why it says nothing.
     """
     cpu = _entries(Path("/proc/cpuinfo"))
     return {
@@ -49,7 +50,7 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         "load_average": load_average(),
-        "other_cores": _glance(),
+        "other_cores": _glance() if timed else None,
         "git": git_state(),
         "gpu": smi.query(),
     }

@@ -20,7 +20,8 @@ Size = tuple[int, int]
 TRACED = (4, 6)
 TRACED_DETECTOR = (6, 10)  # a side of 1 would be specialised, and a detector's coarsest map has a stride of 128
 UNSEEN = ((2, 3), (7, 5), (5, 9))
-# On a coarsest map of one cell GroupNorm has eight numbers, and multiplies rounding where these happen to be alike.
+# On a coarsest map of one cell GroupNorm has only a group's channels, 2 to 8 numbers, and multiplies rounding where
+# these happen to be alike.
 UNSEEN_DETECTOR = ((5, 6), (9, 7), (7, 11))
 
 
