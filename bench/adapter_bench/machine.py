@@ -31,8 +31,8 @@ _PACKAGES = (
 def describe(timed: bool = True) -> dict[str, Any]:
     """CPU, cores, clock, memory, kernel, Python, load, the code's git state and the first GPU, as JSON data.
 
-    What cannot be read is None. `other_cores` is how many cores other programs keep busy now, watched for GLANCE seconds
-    where something is to be `timed`; `load_average` is of the last minutes, and what was measured just before is in it.
+    What cannot be read is None. `other_cores` is how many cores other programs keep busy now, seen in GLANCE seconds
+    where something is to be `timed`; `load_average` is of the last minutes, what was measured just before included.
     `quota_cores` is what a container may use of the cores on average, `gpu` what nvidia-smi says, or one sentence that
     says why it says nothing.
     """
