@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +182,7 @@ def test_rivals_take_turns_and_each_turn_opens_with_a_run_that_does_not_count():
     log: list[str] = []
 
     def replay(name: str, calls: int) -> clock.Replay:
-        return clock.Replay(lambda: log.append(name), calls, "CUDA graph")
+        return clock.Replay(lambda: log.append(name), (print,) * calls, "CUDA graph")
 
     milliseconds = {"a": 4.0, "b": 30.0}
 
@@ -194,6 +196,21 @@ def test_rivals_take_turns_and_each_turn_opens_with_a_run_that_does_not_count():
     assert timings["b"].samples == [3.0] * 4
     assert (timings["a"].turns, timings["b"].turns) == ([3, 3], [2, 2])
     assert timings["a"].figures()["median"] == 0.5
+
+
+def test_a_replay_keeps_its_calls_so_that_no_graph_writes_to_freed_memory(monkeypatch):
+    class Call:
+        def __call__(self) -> None:
+            pass
+
+    monkeypatch.setattr(clock, "_captured", lambda run: lambda: None)  # a graph holds addresses, no Python object
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
+    call = Call()
+    alive = weakref.ref(call)
+    replay = clock.replay([call], "cuda")
+    del call
+    gc.collect()
+    assert (replay.form, alive()) == ("CUDA graph", replay.calls[0])
 
 
 def test_all_rivals_are_timed_and_one_that_fails_is_left_out(library):
@@ -308,6 +325,8 @@ def test_whole_models_are_rehearsed(tmp_path, monkeypatch, capsys):
     ]
     assert all(row["ms"]["count"] >= 3 and row["fps"] > 0 for row in data["rows"])
     assert data["rows"][1]["kernel_against_torch"] < 1e-5
+    assert data["warnings"] == []
+    assert "failed" not in data
 
 
 @pytest.mark.parametrize("name", ["bandwidth", "sanitizer", "counters", "runtimes"])

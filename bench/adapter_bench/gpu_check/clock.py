@@ -12,10 +12,14 @@ from adapter_bench.summary import Summary
 
 @dataclass(frozen=True)
 class Replay:
-    """Several calls that run as one. `form` is "CUDA graph", or "one by one" with `why`."""
+    """Several calls that run as one. `form` is "CUDA graph", or "one by one" with `why`.
+
+    It keeps the calls: a graph holds bare addresses of their inputs and outputs, and would write to memory that has
+    long been somebody else's.
+    """
 
     run: Callable[[], object]
-    calls: int
+    calls: tuple[Callable[[], object], ...]
     form: str
     why: str | None = None
 
@@ -49,17 +53,17 @@ def replay(calls: Sequence[Callable[[], object]], device: str) -> Replay:
             call()
 
     if device == "cpu":
-        return Replay(one_by_one, len(calls), "one by one", "no GPU")
+        return Replay(one_by_one, tuple(calls), "one by one", "no GPU")
     import torch
 
     stream = torch.cuda.current_stream()
     try:
-        return Replay(_captured(one_by_one), len(calls), "CUDA graph")
+        return Replay(_captured(one_by_one), tuple(calls), "CUDA graph")
     except Exception as error:  # whatever a rival does that no graph can hold; it is timed all the same
         torch.cuda.set_stream(stream)  # a capture that failed to end leaves its own behind
         torch.cuda.synchronize()
         one_by_one()
-        return Replay(one_by_one, len(calls), "one by one", f"not captured: {' '.join(str(error).split())[:160]}")
+        return Replay(one_by_one, tuple(calls), "one by one", f"not captured: {' '.join(str(error).split())[:160]}")
 
 
 def _captured(run: Callable[[], None]) -> Callable[[], None]:
@@ -119,7 +123,7 @@ def take_turns(
             spent, count = 0.0, 0
             while count < least or spent < turn_ms:
                 took = watch(one.run)
-                timings[name].samples.append(took / one.calls)
+                timings[name].samples.append(took / len(one.calls))
                 spent, count = spent + took, count + 1
             timings[name].turns.append(count)
     return timings

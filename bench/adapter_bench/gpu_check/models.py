@@ -79,6 +79,7 @@ def measure(pairs: tuple[Pair, ...], settings: Settings, say: Callable[[str], No
     return {
         "rows": rows,
         "left_out": left_out,
+        "warnings": heard.warnings,
         "dtype": str(settings.dtype).removeprefix("torch."),
         "size": settings.size,
     }

@@ -86,7 +86,7 @@ def _one(found: Mapping[str, rivals.Bind], work: Workload, dtype: str, settings:
                     "ms": timing.figures(),
                     "form": ready[name].form,
                     "why": ready[name].why,
-                    "calls": ready[name].calls,
+                    "calls": len(ready[name].calls),
                     "difference_of_value": differences[name],
                 }
             )

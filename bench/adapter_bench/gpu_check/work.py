@@ -185,16 +185,18 @@ def whole_models(context: Context) -> Data:
 
     from adapter_bench.gpu_check import models
 
+    pairs = models.PAIRS[: 1 if context.quick else None]
     if context.device == "cpu":
+        pairs = models.REHEARSAL
         settings = models.Settings("cpu", torch.float32, 64, (1,), rounds=1, turn_ms=0.0)
-        return models.measure(models.REHEARSAL, settings, say, context.limit_s)
-    models.use_library(Path(context.folder) / build.LIBRARY)
-    settings = models.Settings("cuda", torch.float16)
-    if context.quick:
-        settings = models.Settings("cuda", torch.float16, batches=(1,), rounds=3, turn_ms=60.0)
+    else:
+        models.use_library(Path(context.folder) / build.LIBRARY)
+        settings = models.Settings("cuda", torch.float16)
+        if context.quick:
+            settings = replace(settings, batches=(1,), rounds=3, turn_ms=60.0)
     before = smi.query()
-    data = models.measure(models.PAIRS[: 1 if context.quick else None], settings, say, context.limit_s)
-    if data["warnings"]:
+    data = models.measure(pairs, settings, say, context.limit_s)
+    if context.device != "cpu" and data["warnings"]:
         data["failed"] = f"the kernel did not run: {'; '.join(data['warnings'])[:300]}"
     return data | {"before": before, "after": smi.query()}
 
