@@ -48,4 +48,4 @@ clean:
 
 # On a machine with an NVIDIA GPU: builds, checks and times the kernels with the Python at hand; installs nothing.
 gpu-check:
-	PYTHONPATH=.:plugins:export:engines:bench:tests $(PYTHON) -m adapter_bench.gpu_check --out bench/reports $(GPU_CHECK)
+	PYTHONPATH=.:plugins:export:engines:bench:tests:$$PYTHONPATH $(PYTHON) -m adapter_bench.gpu_check --out bench/reports $(GPU_CHECK)

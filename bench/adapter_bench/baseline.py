@@ -13,7 +13,7 @@ from typing import Any
 
 from adapter_bench import child, machine
 from adapter_infer import spec as model_spec
-from adapter_infer.errors import UnsupportedModel, UsageError
+from adapter_infer.errors import UsageError
 from adapter_infer.metadata import Metadata
 
 SEED = 0
@@ -62,8 +62,6 @@ def describe(metadata: Metadata, opset: int) -> dict[str, Any]:
     """All that the baseline's file depends on, as JSON data. Errors: UnsupportedModel."""
     from adapter_infer.models import baseline_spec
 
-    if metadata.precision != "fp32":
-        raise UnsupportedModel(f"a baseline in {metadata.precision} cannot be exported; leave --baseline out")
     spec = baseline_spec(metadata.model)
     form = metadata.input
     return {
@@ -72,6 +70,7 @@ def describe(metadata: Metadata, opset: int) -> dict[str, Any]:
         "size": None if form.height is None or form.width is None else [form.height, form.width],
         "embed_preprocess": form.embed_preprocess,
         "output": metadata.output,
+        "precision": metadata.precision,
         "opset": opset,
         "seed": SEED,
         "versions": {name: version for name, version in machine.versions().items() if name in _MAKERS},
@@ -110,6 +109,7 @@ def export_here(request: dict[str, Any], path: str) -> None:
         dynamic_size=request["size"] is None,
         batch="dynamic" if request["batch"] is None else request["batch"],
         output=request["output"],
+        precision=request["precision"],
         embed_preprocess=request["embed_preprocess"],
         opset=request["opset"],
         check=False,

@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     how.add_argument("--batch", type=int, nargs="+", metavar="N", help="images per run, one or several (default: 1)")
     how.add_argument("--threads", type=int, metavar="N", help="threads of one operator (default: the physical cores)")
-    how.add_argument("--provider", choices=("cpu", "cuda"), help="execution provider (default: cpu)")
+    how.add_argument("--provider", choices=("cpu", "cuda"), help="execution provider of an ONNX file (default: cpu)")
     how.add_argument("--duration", type=float, metavar="S", help="measure at least this many seconds (default: 3)")
     how.add_argument("--iterations", type=int, metavar="N", help="measure at least this many runs (default: 10)")
     how.add_argument(
@@ -111,10 +111,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where exported baselines are kept (default: adapter-infer/baselines in the user's cache)",
     )
-    plan = parser.add_argument_group("TensorRT plans")
-    plan.add_argument(
-        "--cuda-graph", choices=("on", "off"), help="how the main figures are taken; the other follows (default: on)"
+    how.add_argument(
+        "--cuda-graph",
+        choices=("on", "off"),
+        help="of a plan, or with --provider cuda: how the main figures are taken; the other follows (default: on, "
+        "where the model can be run so)",
     )
+    plan = parser.add_argument_group("TensorRT plans")
     plan.add_argument("--onnx", type=Path, metavar="FILE", help="what the plan was built from, to count multiply-adds")
     plan.add_argument("--allow-embedded-code", action="store_true", help="run code that the plan carries (a plugin)")
     out = parser.add_argument_group("output")
@@ -206,7 +209,9 @@ def _subject(args: argparse.Namespace, plan: Plan) -> Subject:
         _refuse(args, f"does not apply to {args.engine}, which has its own", "attention")
     if args.engine is not None and args.engine.suffix.lower() in PLAN_SUFFIXES:
         return _plan_subject(args)
-    _refuse(args, "is for TensorRT plans", "cuda_graph", "onnx", "allow_embedded_code", "profile")
+    _refuse(args, "is for TensorRT plans", "onnx", "allow_embedded_code", "profile")
+    if plan.provider != "cuda":
+        _refuse(args, "is for TensorRT plans and --provider cuda", "cuda_graph")
     if isinstance(args.baseline, str):
         raise UsageError(f"--baseline {args.baseline}: a file to compare with is for TensorRT plans; leave it out")
     if args.engine is not None and args.engine.suffix.lower() not in CHECKPOINTS:
@@ -218,7 +223,8 @@ def _subject(args: argparse.Namespace, plan: Plan) -> Subject:
         from adapter_bench.engine_subject import EngineSubject
 
         with command_line.step(f"reading {args.engine}"):
-            return EngineSubject(str(args.engine), plan.provider, plan.threads)
+            graph = None if args.cuda_graph is None else args.cuda_graph == "on"
+            return EngineSubject(str(args.engine), plan.provider, plan.threads, cuda_graph=graph)
     if args.engine is None and args.config is not None:
         raise UsageError("--config describes a checkpoint; give one with --engine, or measure a preset without it")
     if plan.provider != "cpu":

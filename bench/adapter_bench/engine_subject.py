@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from adapter_bench import bare, files, machine, macs_onnx, memory, weights
+from adapter_bench import bare, files, machine, macs_onnx, memory, ort_runs, weights
 from adapter_bench.measure import Rules
 from adapter_bench.shapes import msda_kind
 from adapter_bench.subject import Count, Prepare, Size, content_remarks, default_size
@@ -30,12 +30,22 @@ DTYPES: dict[int, str] = {
 class EngineSubject:
     """The ONNX file at `path`. `threads` None takes the runtime's choice, known once the file was opened.
 
+    On provider "cuda" inputs and outputs stay on the GPU; `cuda_graph` says whether runs are launched as a CUDA graph,
+    None: where the model lets itself be.
+
     Errors: UsageError for a file that is not there, UnsupportedModel for one that is no ONNX model with one picture as
     its input; `open` has those of `Engine.load`.
     """
 
-    def __init__(self, path: str, provider: str = "cpu", threads: int | None = None, name: str | None = None) -> None:
-        self.path, self.provider, self.threads = Path(path), provider, threads
+    def __init__(
+        self,
+        path: str,
+        provider: str = "cpu",
+        threads: int | None = None,
+        name: str | None = None,
+        cuda_graph: bool | None = None,
+    ) -> None:
+        self.path, self.provider, self.threads, self.cuda_graph = Path(path), provider, threads, cuda_graph
         self._external = sorted(onnx_file.read(self.path).external)  # and refuses what cannot be an ONNX file
         self._graph = macs_onnx.load(self.path)
         props = {entry.key: entry.value for entry in self._graph.metadata_props}
@@ -45,6 +55,7 @@ class EngineSubject:
         self._opened = False
         self._found: dict[str, Any] = {}  # what the last run gave
         self._library: Path | None = None
+        self._device: ort_runs.DeviceTimes | None = None
 
     @property
     def spec(self) -> ModelSpec | None:
@@ -75,11 +86,18 @@ class EngineSubject:
 
     @contextmanager
     def open(self) -> Iterator[Prepare]:
-        with Engine.load(self.path, provider=self.provider, threads=self.threads) as engine:
+        with ExitStack() as held:
+            if self.provider == "cuda":
+                self._device = ort_runs.opened(self.path, self.threads, self.cuda_graph, held)
+                engine: Engine = self._device.engine
+            else:
+                engine = held.enter_context(Engine.load(self.path, provider=self.provider, threads=self.threads))
             self._opened, self.threads, self._library = True, engine.threads, engine.library
 
             def prepare(batch: int, size: Size) -> Callable[[], object]:
-                feeds = bare.feeds(self._input.name, self._picture_shape(batch, size), self._dtype, self._sizes)
+                feeds = bare.feeds(**self._feed(batch, size))
+                if self._device is not None:
+                    return self._device.prepared(feeds)
 
                 def run() -> object:
                     self._found = engine.infer(feeds)
@@ -96,10 +114,11 @@ class EngineSubject:
         remarks = []
         if self._opened and msda_nodes and self._library is None:
             remarks.append("no custom-op library was registered: MSDA ran as its function body, which is slower")
-        if self.provider != "cpu":
-            remarks.append("latency includes the copies to and from the device; memory is the host's alone")
-        if self._sizes is not None and {"count", "scores"} <= self._found.keys():
-            remarks += content_remarks(self._found["count"], self._found["scores"].shape[1])
+        if self._device is not None and self._device.graph["refusal"]:
+            remarks.append(f"no CUDA graph: {self._device.graph['refusal']}")
+        found = self._found if self._device is None else self._device.found
+        if self._sizes is not None and {"count", "scores"} <= found.keys():
+            remarks += content_remarks(found["count"], found["scores"].shape[1])
         return {
             "engine": self._engine(),
             "runtime": {
@@ -108,7 +127,7 @@ class EngineSubject:
                 "provider": self.provider,
                 "custom_op_library": None if self._library is None else files.describe(Path(self._library)),
             },
-            "device": machine.device(self.provider),
+            "device": self._device_name(),
             "threads": self.threads,
             "precision": weights.precision(self._graph),
             "params": weights.numbers(self._graph) if self.metadata is None else self.metadata.params,
@@ -121,10 +140,20 @@ class EngineSubject:
         }
 
     def details(self, batch: int, size: Size, rules: Rules) -> dict[str, Any]:
-        return {}
+        """On a GPU `ways`: with a CUDA graph, without one, and whole runs with numpy arrays in and out."""
+        if self._device is None:
+            return {}
+        return {"cuda_graph": self._device.graph, "ways": self._device.ways(batch, rules)}
 
     def peak_memory(self, batch: int, size: Size) -> dict[str, Any]:
+        if self.provider == "cuda":
+            return ort_runs.memory(self.path, self.threads, self.cuda_graph, self._feed(batch, size))
         return memory.measure(self.alone(batch, size))
+
+    def _feed(self, batch: int, size: Size) -> dict[str, Any]:
+        """What `bare.feeds` takes."""
+        shape = self._picture_shape(batch, size)
+        return {"name": self._input.name, "shape": shape, "dtype": self._dtype, "sizes": self._sizes}
 
     def alone(self, batch: int, size: Size) -> dict[str, Any]:
         """JSON data with which `bare.load` opens the model, ready to run, in a process of its own."""
@@ -133,10 +162,7 @@ class EngineSubject:
             "path": str(self.path),
             "provider": self.provider,
             "threads": self.threads,
-            "name": self._input.name,
-            "shape": self._picture_shape(batch, size),
-            "dtype": self._dtype,
-            "sizes": self._sizes,
+            **self._feed(batch, size),
         }
 
     def count(self, batch: int, size: Size) -> Count:
@@ -171,7 +197,8 @@ class EngineSubject:
             raise UnsupportedModel(
                 f"{self.path} was not written by adapter-export, so its plain ViT is not known; leave --baseline out"
             )
-        return EngineSubject(str(baseline.engine(self.metadata, self._opset, cache)), self.provider, self.threads)
+        plain = str(baseline.engine(self.metadata, self._opset, cache))
+        return EngineSubject(plain, self.provider, self.threads, cuda_graph=self.cuda_graph)
 
     def _counted_spec(self) -> ModelSpec | None:
         """What of the model is in the graph: an export of feature maps holds the backbone alone."""
@@ -185,6 +212,13 @@ class EngineSubject:
     def _opset(self) -> int:
         """The version of ONNX's own operators."""
         return next(opset.version for opset in self._graph.opset_import if opset.domain in {"", "ai.onnx"})
+
+    def _device_name(self) -> str:
+        if self.provider != "cuda":
+            return machine.device(self.provider)
+        from adapter_engines.device import Device
+
+        return Device().info().name
 
     def _engine(self) -> dict[str, Any]:
         described = files.describe(self.path)

@@ -70,7 +70,8 @@ class Engine(Closing):
         Of an ONNX file: `provider` is "cpu" (None takes it) or "cuda", never replaced by another. `threads` counts the
         threads one operator may use; None takes the physical cores this process may run on. `library` "auto" registers
         this project's custom-op library where it covers the session, None runs function bodies, a path registers that
-        library.
+        library. `cuda_graph` on "cuda" launches runs as CUDA graphs, one for each set of shapes and one at a time; it
+        needs a model that lies on the GPU as a whole, which exports of a fixed size do.
 
         Of a plan: code in it (an embedded plugin, a lean runtime) is only run with `allow_embedded_code`. `profile` is
         the optimization profile for all runs; None takes the one that fits each best. `contexts` is how many threads
@@ -109,18 +110,19 @@ class Engine(Closing):
             )
         from adapter_engines.ort_engine import OrtEngine
 
-        _no_use(path, "an ONNX file", profile=profile is not None, contexts=contexts is not None, cuda_graph=cuda_graph)
+        _no_use(path, "an ONNX file", profile=profile is not None, contexts=contexts is not None)
         _no_use(path, "an ONNX file", allow_embedded_code=allow_embedded_code)
-        return OrtEngine.open(path, provider=provider or "cpu", threads=threads, library=library)
+        return OrtEngine.open(path, provider=provider or "cpu", threads=threads, library=library, cuda_graph=cuda_graph)
 
     @abstractmethod
     def infer(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """All outputs by name, for one array per input, of exactly the input's element type and a shape it allows.
 
         numpy arrays in, numpy arrays out. Nothing is cast, padded or resized; arrays that are not contiguous are
-        copied. A plan also takes arrays on its GPU (`__dlpack__` or `__cuda_array_interface__`: torch, cupy, pycuda),
-        binds them as they are, and then returns DeviceArrays, computed. bfloat16 in numpy is ml_dtypes.bfloat16.
-        Errors: UsageError on feeds the model cannot take or after `close`, AdapterError if the run fails.
+        copied. A plan, and an ONNX file on "cuda", also takes arrays on its GPU (`__dlpack__` or
+        `__cuda_array_interface__`: torch, cupy, pycuda), reads them there, and then returns DeviceArrays, computed.
+        bfloat16 in numpy is ml_dtypes.bfloat16. Errors: UsageError on feeds the model cannot take or after `close`,
+        AdapterError if the run fails.
         """
 
     @abstractmethod

@@ -40,10 +40,11 @@ def unavailable(provider: str) -> str | None:
 
 
 def open_session(
-    path: Path, file: OnnxFile, provider: str, threads: int, library: Library
+    path: Path, file: OnnxFile, provider: str, threads: int, library: Library, cuda_graph: bool = False
 ) -> tuple[InferenceSession, Path | None]:
     """A session over the ONNX file at `path`, and the custom-op library registered in it (None: function bodies run).
 
+    `cuda_graph`: on provider "cuda", one that can launch runs as CUDA graphs.
     Errors: UsageError on an unknown provider, EnvironmentMissing if the provider, a library or an operator cannot be
     had here, UnsupportedModel if ONNX Runtime does not accept the file.
     """
@@ -59,13 +60,13 @@ def open_session(
         chosen = _covering_library(provider, ours)
         if chosen is not None and bodies_suffice:
             try:
-                return _create(path, file, provider, threads, chosen), chosen
+                return _create(path, file, provider, threads, chosen, cuda_graph), chosen
             except UnsupportedModel:  # the library lacks the node's element type, or cannot run on this GPU
-                return _create(path, file, provider, threads, None), None
-        return _create(path, file, provider, threads, chosen), chosen
+                return _create(path, file, provider, threads, None, cuda_graph), None
+        return _create(path, file, provider, threads, chosen, cuda_graph), chosen
     if library is None:
-        return _create(path, file, provider, threads, None), None
-    return _create(path, file, provider, threads, Path(library)), Path(library)
+        return _create(path, file, provider, threads, None, cuda_graph), None
+    return _create(path, file, provider, threads, Path(library), cuda_graph), Path(library)
 
 
 def _covering_library(provider: str, ours: set[tuple[str, str]]) -> Path | None:
@@ -86,7 +87,9 @@ def _covering_library(provider: str, ours: set[tuple[str, str]]) -> Path | None:
         return None
 
 
-def _create(path: Path, file: OnnxFile, provider: str, threads: int, library: Path | None) -> InferenceSession:
+def _create(
+    path: Path, file: OnnxFile, provider: str, threads: int, library: Path | None, cuda_graph: bool
+) -> InferenceSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -107,8 +110,13 @@ def _create(path: Path, file: OnnxFile, provider: str, threads: int, library: Pa
     if provider == "cuda" and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls(directory="")  # finds CUDA and cuDNN where pip put them
     names = list(dict.fromkeys([EXECUTION_PROVIDERS[provider], EXECUTION_PROVIDERS["cpu"]]))
+    settings: list[dict[str, str]] = [{} for _ in names]
+    if cuda_graph:
+        settings[0] = {"enable_cuda_graph": "1"}
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=names, enable_fallback=0)
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=names, provider_options=settings, enable_fallback=0
+        )
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise _refusal(path, file, library, error) from error
     session.disable_fallback()
@@ -134,6 +142,11 @@ def _refusal(path: Path, file: OnnxFile, library: Path | None, error: Exception)
             else "export with --op fused, or pass the library that has it"
         )
         return EnvironmentMissing(f"{path} needs {', '.join(missing)}, which ONNX Runtime does not have; {way_out}")
+    if "graph capture" in reason:
+        return UnsupportedModel(
+            f"{path} cannot be run as a CUDA graph: ONNX Runtime leaves some of it to the CPU, which it does "
+            "least with an export of a fixed size and batch; leave cuda_graph out"
+        )
     if "Unsupported model IR version" in reason or "*guarantees* support" in reason:
         return EnvironmentMissing(
             f"{path} is too new for onnxruntime {onnxruntime.__version__}, upgrade onnxruntime: {reason}"

@@ -62,7 +62,7 @@ bool fast(const msda_problem& p) {
 int threads_for(const Arguments& a, int processors) {
   const int64_t warps = (a.n * a.q * a.m + 7) / 8;
   for (int threads = 512; threads > 64; threads /= 2)
-    if (warps * 32 / threads >= 4 * static_cast<int64_t>(processors)) return threads;
+    if (warps * 32 / threads >= 2 * static_cast<int64_t>(processors)) return threads;
   return 64;
 }
 

@@ -10,7 +10,7 @@ import pytest
 
 from adapter_bench import baseline
 from adapter_infer import presets
-from adapter_infer.errors import AdapterError, UnsupportedModel, UsageError
+from adapter_infer.errors import AdapterError, UsageError
 from adapter_infer.metadata import InputForm, Metadata
 
 METADATA = Metadata(
@@ -64,9 +64,9 @@ def test_other_code_is_another_file(monkeypatch: pytest.MonkeyPatch) -> None:
     assert key() != before
 
 
-def test_half_precision_has_no_baseline_yet() -> None:
-    with pytest.raises(UnsupportedModel, match="a baseline in fp16 cannot be exported"):
-        baseline.describe(dataclasses.replace(METADATA, precision="fp16"), 18)
+def test_half_precision_has_a_baseline_of_its_own() -> None:
+    assert key(precision="fp16") != key()
+    assert baseline.describe(dataclasses.replace(METADATA, precision="fp16"), 18)["precision"] == "fp16"
 
 
 def written(target: str, request: dict[str, Any], path: str) -> None:

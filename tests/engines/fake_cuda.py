@@ -33,6 +33,7 @@ class cudaError_t(IntEnum):
 class cudaMemcpyKind(IntEnum):
     cudaMemcpyHostToDevice = 1
     cudaMemcpyDeviceToHost = 2
+    cudaMemcpyDeviceToDevice = 3
 
 
 class cudaStreamCaptureMode(IntEnum):
@@ -261,7 +262,8 @@ def runtime(world: World) -> SimpleNamespace:  # noqa: PLR0915, one function a c
 
     @export()
     def cudaMemcpyAsync(dst, src, count, kind, stream):
-        to, since = ("device", "host") if kind == cudaMemcpyKind.cudaMemcpyHostToDevice else ("host", "device")
+        to = "host" if kind == cudaMemcpyKind.cudaMemcpyDeviceToHost else "device"
+        since = "host" if kind == cudaMemcpyKind.cudaMemcpyHostToDevice else "device"
 
         def copy():
             world.view(dst, count, to, "copy to")[:] = world.view(src, count, since, "copy from")

@@ -133,7 +133,6 @@ def test_what_a_plan_has_no_use_for_is_refused(world, plan, arguments, name):
     [
         ({"profile": 0}, "profile"),
         ({"contexts": 1}, "contexts"),
-        ({"cuda_graph": True}, "cuda_graph"),
         ({"allow_embedded_code": True}, "allow_embedded_code"),
     ],
 )

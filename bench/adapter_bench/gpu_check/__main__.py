@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from adapter_bench import files
 from adapter_bench.gpu_check import build, goals, report, steps
 from adapter_bench.gpu_check.steps import Context
 from adapter_infer import __version__, command_line
@@ -72,15 +73,22 @@ def _run(argv: Sequence[str] | None) -> int:
         "started": started,
         "finished": _now(),
         "steps": results,
-        "verdicts": [vars(verdict) for verdict in goals.verdicts(results)],
+        "verdicts": [],
     }
     stem = args.out / report.name(document)
+    _write(stem, ".json", json.dumps(steps.finite(document), indent=1))  # before anything is concluded from it
+    verdicts = goals.verdicts(results)
+    document["verdicts"] = [vars(verdict) for verdict in verdicts]
     for suffix, text in ((".json", json.dumps(steps.finite(document), indent=1)), (".md", report.markdown(document))):
-        stem.with_name(stem.name + suffix).write_text(text.rstrip("\n") + "\n")
+        _write(stem, suffix, text)
         _say(f"written: {stem.name}{suffix}")
-    for verdict in goals.verdicts(results):
+    for verdict in verdicts:
         _say(f"{report.MARKS[verdict.met]:7}{verdict.goal}: {verdict.found} (wanted: {verdict.wanted})")
     return 1 if any(result["status"] == steps.FAILED for result in results.values()) else 0
+
+
+def _write(stem: Path, suffix: str, text: str) -> None:
+    files.write(stem.with_name(stem.name + suffix), text.rstrip("\n") + "\n")
 
 
 def check_machine() -> None:

@@ -34,7 +34,8 @@ def measure(folder: Path, say: Callable[[str], None], limit_s: float) -> dict[st
     )
     if "ONNX Runtime" not in left_out:
         say("ONNX Runtime, CUDA provider")
-        _try("ONNX Runtime", ran, left_out, lambda: _bench(onnx, ["--provider", "cuda"], folder, limit_s))
+        beside = ["--provider", "cuda", "--baseline", "--cache", str(folder / "baselines")]
+        _try("ONNX Runtime", ran, left_out, lambda: _bench(onnx, beside, folder, limit_s))
     if "TensorRT" not in left_out:
         say("building a TensorRT plan and running it")
 

@@ -256,12 +256,14 @@ def _runtimes(steps: Data) -> list[str]:
                 found["precision"],
                 f"{latency['median']:.3f}",
                 f"{found['fps']:.1f}",
+                f"{found['ratio_fps']:.3f}" if found.get("ratio_fps") else "-",
+                "CUDA graph" if (found.get("cuda_graph") or {}).get("in_use") else "one by one",
             ]
         )
     left = "\n".join(f"- {runtime}: {why}" for runtime, why in data.get("left_out", {}).items())
     return [
         "## Runtimes: ViT-Adapter-B UperNet, batch 1",
-        table(["runtime", "precision", "ms", "images/s"], lines),
+        table(["runtime", "precision", "ms", "images/s", "of plain ViT", "run as"], lines),
         left,
     ]
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from adapter_bench.suites import layout
 from adapter_bench.suites.layout import Settings
 from adapter_infer import command_line
-from adapter_infer.errors import UsageError
+from adapter_infer.errors import EnvironmentMissing, UsageError
 
 PROG = "adapter-bench suite"
+PLACED = f"for {', '.join(layout.ANYWHERE)}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.threads is not None:
         threads.chosen(args.threads)
     rules = {"warmup": args.warmup, "duration": args.duration, "iterations": args.iterations}
-    settings = Settings(args.quick, rules, args.threads, args.in_process)
+    _check_place(args)
+    settings = Settings(args.quick, rules, args.threads, args.in_process, args.provider, args.precision)
     layout.rules_of(settings)
     suite = layout.make(args.name, args.quick)
     words = sys.argv[2:] if argv is None else argv
@@ -59,11 +61,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="small models and pictures, short turns: a few minutes")
     parser.add_argument("--in-process", action="store_true", help="all rows in this process (default: one for each)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of one operator (default: the cores)")
+    parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu", help=f"where to run: {PLACED}")
+    parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help=f"of the models: {PLACED}")
     parser.add_argument("--duration", type=float, metavar="S", help="measure each row at least this many seconds")
     parser.add_argument("--iterations", type=int, metavar="N", help="measure each row at least this many runs")
     parser.add_argument("--warmup", type=float, metavar="S", help="warm up this many seconds")
     parser.add_argument("--list", action="store_true", help="show the suites and end")
     return parser
+
+
+def _check_place(args: argparse.Namespace) -> None:
+    """Errors: UsageError where the suite is measured in one place only; EnvironmentMissing where that is not here."""
+    for option, value, usual in (("--provider", args.provider, "cpu"), ("--precision", args.precision, "fp32")):
+        if value != usual and args.name in layout.SUITES and args.name not in layout.ANYWHERE:
+            raise UsageError(f"{option} {value} does not apply to the suite {args.name}; it is {PLACED}")
+    if args.provider == "cuda":
+        from adapter_engines import device, sessions
+
+        if reason := sessions.unavailable("cuda") or device.unusable():
+            raise EnvironmentMissing(reason)
 
 
 def _show(document: layout.Data) -> None:

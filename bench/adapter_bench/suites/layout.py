@@ -32,6 +32,10 @@ SUITES = {
 }
 
 
+# The suites whose models are exported and run by ONNX Runtime: they can do that on a GPU and in fp16 as well.
+ANYWHERE = ("segmentation", "interactions", "components", "attention", "scaling")
+
+
 @dataclass(frozen=True)
 class Column:
     """`better` is "higher", "lower" or None; values stand in `unit`."""
@@ -44,8 +48,9 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One row. `work` is "module:function", called with `arguments` (JSON data), `rules`, `threads` and `folder`; it
-    returns {"values": {key: number or None}, "results": [documents of `report.result`]}.
+    """One row. `work` is "module:function", called with `arguments` (JSON data), `rules`, `threads` and `folder`, and
+    in the suites of ANYWHERE with `provider` and `precision`; it returns {"values": {key: number or None}, "results":
+    [documents of `report.result`]}.
 
     It raises EnvironmentMissing where the row cannot be had on this machine. `paper` holds published figures by column.
     """
@@ -81,6 +86,8 @@ class Settings:
     rules: Data = field(default_factory=dict)  # what Rules.of takes
     threads: int | None = None
     in_process: bool = False
+    provider: str = "cpu"
+    precision: str = "fp32"
 
 
 QUICK_RULES = {"warmup": 0.1, "duration": 0.5, "iterations": 5}
@@ -113,6 +120,8 @@ def digest(row: Row, settings: Settings) -> str:
         "rules": asdict(rules_of(settings)),
         "threads": settings.threads,
         "in_process": settings.in_process,
+        "provider": settings.provider,
+        "precision": settings.precision,
         "tool": __version__,
         "versions": machine.versions(),
     }

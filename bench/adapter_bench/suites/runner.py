@@ -84,6 +84,8 @@ def _document(suite: Suite, settings: Settings, command: Sequence[str]) -> Data:
             "command": " ".join(command),
             "quick": settings.quick,
             "threads": settings.threads,
+            "provider": settings.provider,
+            "precision": settings.precision,
             "process_per_row": not settings.in_process,
             "started": _now(),
             "finished": None,
@@ -106,6 +108,8 @@ def _write(folder: Path, document: Data, suite: Suite, done: list[Data]) -> None
 def _do(suite: Suite, row: Row, settings: Settings, models: Path) -> Data:
     given: Data = row.arguments | {"rules": layout.rule_arguments(settings), "threads": settings.threads}
     given["folder"] = str(models)
+    if suite.name in layout.ANYWHERE:
+        given |= {"provider": settings.provider, "precision": settings.precision}
     status, reason, answer = OK, "", {}
     try:
         models.mkdir(parents=True, exist_ok=True)

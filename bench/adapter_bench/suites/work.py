@@ -36,9 +36,12 @@ def measure(
     counted: Data | None = None,
     counted_size: list[int] | None = None,
     needed_bytes: int | None = None,
+    provider: str = "cpu",
+    precision: str = "fp32",
 ) -> Data:
     """A row: `spec` (a ModelSpec as JSON data) is timed and its memory measured at `size` (pixels) and `batch`, on
-    ONNX Runtime or in PyTorch eager; parameters and the paper's multiply-adds are those of `counted`.
+    ONNX Runtime (on a GPU with `provider` "cuda") or in PyTorch eager; parameters and the paper's multiply-adds are
+    those of `counted`.
 
     `needed_bytes` is a lower bound of the memory it takes: without that much the row is not tried. Errors:
     EnvironmentMissing there, and those of exporting and measuring.
@@ -49,33 +52,36 @@ def measure(
         values |= counts(parse(counted), (counted_size[0], counted_size[1]))
     if spec is not None and size is not None:
         check_memory(needed_bytes)
-        result = _timed(parse(spec), (size[0], size[1]), batch, runtime, op, baseline, flops, rules, threads, folder)
+        subject = _subject(parse(spec), (size[0], size[1]), batch, runtime, op, threads, folder, provider, precision)
+        result = _timed(subject, (size[0], size[1]), batch, baseline, flops, rules, folder)
         values |= figures(result)
         results.append(result)
     return {"values": values, "results": results}
 
 
-def _timed(
+def _subject(
     spec: ModelSpec,
     size: tuple[int, int],
     batch: int,
     runtime: str,
     op: str,
-    baseline: bool,
-    flops: bool,
-    rules: Data,
     threads: int | None,
     folder: str,
-) -> Data:
+    provider: str,
+    precision: str,
+) -> Any:
     from adapter_bench.engine_subject import EngineSubject
     from adapter_bench.torch_subject import TorchSubject
 
-    subject: Any
     if runtime == "onnxruntime":
-        path = exported(spec, folder, size=size, batch=batch, op=op)
-        subject = EngineSubject(str(path), "cpu", threads)
-    else:
-        subject = TorchSubject({"spec": model_spec.to_json(spec)}, threads)
+        path = exported(spec, folder, size=size, batch=batch, op=op, precision=precision)
+        return EngineSubject(str(path), provider, threads)
+    return TorchSubject({"spec": model_spec.to_json(spec)}, threads)
+
+
+def _timed(
+    subject: Any, size: tuple[int, int], batch: int, baseline: bool, flops: bool, rules: Data, folder: str
+) -> Data:
     selected = {"fps"} | ({"baseline"} if baseline else set()) | ({"flops"} if flops else set())
     if memory.unusable() is None:
         selected.add("memory")
@@ -86,7 +92,7 @@ def _timed(
         size=size,
         batches=[batch],
         provider="cpu",
-        threads=threads,
+        threads=subject.threads,
         cache=Path(folder) / "baselines",
     )
     (result,) = session.run(subject, plan, [])

@@ -3,7 +3,7 @@
 from adapter_engines.device.arrays import DeviceArray, adopt, is_device_array
 from adapter_engines.device.cuda import CudaError, Device, DeviceInfo, unusable
 from adapter_engines.device.graph import GraphExec
-from adapter_engines.device.memory import DeviceBuffer, HostBuffer, copy_in, copy_out
+from adapter_engines.device.memory import DeviceBuffer, HostBuffer, copy_in, copy_out, copy_within
 from adapter_engines.device.stream import Event, Stream
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "adopt",
     "copy_in",
     "copy_out",
+    "copy_within",
     "is_device_array",
     "unusable",
 ]

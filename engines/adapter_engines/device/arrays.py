@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from adapter_engines.device import cuda, dlpack
-from adapter_engines.device.memory import HostBuffer, Memory, copy_out
+from adapter_engines.device.memory import HostBuffer, copy_out
 from adapter_engines.device.stream import Stream
 from adapter_infer.errors import EnvironmentMissing, UsageError
 
-ALIGNMENT = 256  # bytes, of every address TensorRT is given (NvInferRuntime.h, setTensorAddress)
+ALIGNMENT = 256  # bytes, of every address TensorRT is given (NvInferRuntime.h, setTensorAddress); kept for all engines
 LEGACY_STREAM, NO_STREAM = 1, -1
 
 
@@ -37,7 +37,7 @@ class DeviceArray:
     """
 
     def __init__(
-        self, pointer: int, shape: tuple[int, ...], dtype: str, device: int, owner: Memory, stream: Stream | None = None
+        self, pointer: int, shape: tuple[int, ...], dtype: str, device: int, owner: object, stream: Stream | None = None
     ) -> None:
         self.pointer, self.shape, self.dtype, self.device = pointer, shape, dtype, device
         self._owner = owner
@@ -141,8 +141,8 @@ def is_device_array(value: Any) -> bool:
 def adopt(name: str, value: Any, stream: Stream, device: int) -> Adopted:
     """`value`, an array of `is_device_array`, for work on `stream`, which waits for what the producer has pending.
 
-    Errors: UsageError if it lies on another device than `device`, is not row-major, or at an address that TensorRT
-    does not take; `name` is what the messages call it.
+    Errors: UsageError if it lies on another device than `device`, is not row-major, or at an address that is not
+    aligned; `name` is what the messages call it.
     """
     try:
         if hasattr(value, "__dlpack__"):
@@ -204,6 +204,6 @@ def _check(name: str, taken: dlpack.Taken) -> None:
         )
     if taken.pointer % ALIGNMENT:
         raise UsageError(
-            f"{name} begins {taken.pointer % ALIGNMENT} bytes behind a multiple of {ALIGNMENT}, which TensorRT "
-            "requires of addresses; copy it (a slice of a larger array rarely begins where it may)"
+            f"{name} begins {taken.pointer % ALIGNMENT} bytes behind a multiple of {ALIGNMENT}, which is "
+            "required of addresses; copy it (a slice of a larger array rarely begins where it may)"
         )

@@ -98,6 +98,12 @@ def copy_out(destination: HostBuffer, source: int, nbytes: int, stream: Stream) 
     cuda.call("cudaMemcpyAsync", destination.pointer, source, nbytes, kind, stream.raw)
 
 
+def copy_within(destination: int, source: int, nbytes: int, stream: Stream) -> None:
+    """Enqueues a copy of `nbytes` from one device address to another. Errors: CudaError."""
+    kind = cuda.runtime().cudaMemcpyKind.cudaMemcpyDeviceToDevice
+    cuda.call("cudaMemcpyAsync", destination, source, nbytes, kind, stream.raw)
+
+
 @contextmanager
 def frees_put_off() -> Iterator[None]:
     """A thread that captures a graph may not free: what the garbage collector lets go waits until the block ends."""
