@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from adapter_bench.gpu_check import goals, report, steps
 from adapter_bench.gpu_check.workloads import WORKLOADS
 
+REPORTS = Path(__file__).parents[2] / "bench" / "reports"
 SMI = {"driver": "580.1", "sm_mhz": 1980.0, "sm_max_mhz": 1980.0, "memory_mhz": 2619.0, "celsius": 34.0, "watts": 70.0}
 HOT = SMI | {"celsius": 51.0, "watts": 410.0}
 
@@ -206,6 +208,8 @@ Microseconds of one call as median (least to most), and in how many times the fl
 
 ## Whole models: UperNet, PyTorch float16, 512x512, random weights
 
+Made once, as in an export of fixed size: level sizes, reference points, the resized position embedding.
+
 | model | variant | ms, median (least to most) | images/s | of plain ViT | weights | peak besides | run as |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 | B, batch 1 | plain ViT | 2.500 (2.475 to 2.525) | 400.0 | 1.000 | 267 MiB | 93 MiB | CUDA graph |
@@ -226,6 +230,26 @@ Microseconds of one call as median (least to most), and in how many times the fl
 
 def test_the_report_reads_as_written():
     assert report.markdown(DOCUMENT) == GOLDEN
+
+
+def test_committed_reports_can_be_made_again_from_their_figures():
+    found = [path for path in REPORTS.glob("nvidia-*.json") if "onnxruntime" not in path.name]
+    assert found
+    for path in found:
+        document = json.loads(path.read_text())
+        assert report.markdown(document).rstrip() == path.with_suffix(".md").read_text().rstrip()
+        assert [vars(verdict) for verdict in goals.verdicts(document["steps"])] == document["verdicts"]
+
+
+def test_runtimes_say_how_they_ran_and_what_share_of_the_plain_vits_speed_they_keep():
+    one = {"runtime": {"version": "1.31.1"}, "precision": "fp16", "latency_ms": {"median": 5.185}, "fps": 192.6}
+    ran = {
+        "ONNX Runtime": one | {"ratio_fps": 0.634, "cuda_graph": {"in_use": True, "refusal": None}},
+        "TensorRT": one | {"runtime": {"version": "10.14"}, "ratio_fps": None},
+    }
+    text = report.markdown(DOCUMENT | {"steps": DOCUMENT["steps"] | {"engines": done(ran=ran, left_out={})}})
+    assert "| ONNX Runtime 1.31.1 | fp16 | 5.185 | 192.6 | 0.634 | CUDA graph |" in text
+    assert "| TensorRT 10.14 | fp16 | 5.185 | 192.6 | - | one by one |" in text
 
 
 def test_its_files_are_named_by_gpu_and_day():

@@ -89,7 +89,7 @@ def test_what_no_longer_fits_is_left_out_and_says_how_to_run_it(tmp_path):
     assert executed[1][1].limit_s == 40.0
     assert results["c"] == {
         "status": "skipped",
-        "reason": "the 100 seconds were spent; run it with --only c",
+        "reason": "too little is left of the 100 seconds; run it with --only c",
         "data": {},
         "seconds": 0.0,
     }

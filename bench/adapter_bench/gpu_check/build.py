@@ -59,7 +59,7 @@ def library(folder: Path, compute_capability: str) -> dict[str, Any]:
     out = folder / LIBRARY
     _run([compiler, "-shared", "-cudart", "static", *(str(made) for _, made in parts), "-o", str(out)])
     return {
-        "library": str(out),
+        "library": out.name,
         "sources": [str(path.relative_to(CHECKOUT)) for path, _ in parts],
         "bytes": out.stat().st_size,
         "seconds": time.monotonic() - begin,

@@ -236,7 +236,8 @@ def _models(steps: Data) -> list[str]:
     gaps |= {f"- {what}: {why}" for what, why in data.get("left_out", {}).items()}
     gaps |= {f"- {warning}" for warning in data.get("warnings", ())}
     title = f"## Whole models: UperNet, PyTorch {data['dtype']}, {data['size']}x{data['size']}, random weights"
-    return [title, table(heads, lines), "\n".join(sorted(gaps))]
+    kept = "Made once, as in an export of fixed size: level sizes, reference points, the resized position embedding."
+    return [title, kept, table(heads, lines), "\n".join(sorted(gaps))]
 
 
 def _mebibytes(value: int | None) -> str:
