@@ -215,7 +215,7 @@ class EngineSubject:
 
     def _device_name(self) -> str:
         if self.provider != "cuda":
-            return machine.device(self.provider)
+            return machine.device()
         from adapter_engines.device import Device
 
         return Device().info().name

@@ -116,13 +116,9 @@ def _glance() -> float | None:
     return others.cores()
 
 
-def device(provider: str) -> str:
-    """The device's name: the CPU's model, or the first NVIDIA GPU's as its driver shows it."""
-    if provider == "cpu":
-        return _cpu(_entries(Path("/proc/cpuinfo")))
-    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        return _entries(path).get("Model", provider)
-    return provider
+def device() -> str:
+    """The CPU's model."""
+    return _cpu(_entries(Path("/proc/cpuinfo")))
 
 
 def governor(cpus: Path = _CPUS) -> str | None:

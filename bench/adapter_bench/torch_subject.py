@@ -98,7 +98,7 @@ class TorchSubject:
         return {
             "engine": self._engine(),
             "runtime": {"name": "pytorch", "version": torch.__version__, "provider": "cpu", "custom_op_library": None},
-            "device": machine.device("cpu"),
+            "device": machine.device(),
             "threads": self.threads,
             "precision": self.precision,
             "params": models.count_parameters(self._model),

@@ -1,5 +1,5 @@
-"""Runs of an ONNX Runtime session over memory of the GPU: arrays there are bound as they are, and nothing waits for the
-host. Where asked for, runs are launched as CUDA graphs, whose inputs and outputs keep their place."""
+"""Runs of an ONNX Runtime session over memory of the GPU: arrays there are bound as they are, and results stay there.
+Where asked for, runs are launched as CUDA graphs, whose inputs and outputs keep their place."""
 
 from __future__ import annotations
 

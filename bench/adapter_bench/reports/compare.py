@@ -182,7 +182,7 @@ _MACHINE = {"cpu": "CPU", "usable_cores": "usable cores", "memory_bytes": "memor
 
 
 def warnings(old: Suite, new: Suite) -> list[str]:
-    """What differs between the two measurements besides the code: machine, versions, rules, devices, threads."""
+    """What differs between the two besides the code: machine, versions, rules, devices, threads, precision."""
     told = []
     before, after = (suite.circumstances.get("machine") or {} for suite in (old, new))
     for key, name in _MACHINE.items():
@@ -196,7 +196,7 @@ def warnings(old: Suite, new: Suite) -> list[str]:
     texts = [str(one.get("text") or one) if isinstance(one, dict) else str(one) for one in rules]
     if texts[0] != texts[1]:
         told.append(f"different rules: {texts[0]}; {texts[1]}")
-    for key in ("device", "threads"):
+    for key in ("device", "threads", "precision"):
         values = [
             sorted({str(r.get(key)) for row in suite.rows for r in row.results if key in r}) for suite in (old, new)
         ]
