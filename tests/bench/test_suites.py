@@ -49,13 +49,30 @@ def test_rows_that_are_done_are_not_done_again_and_failed_ones_are(tmp_path):
     assert log_of(log) == ["1", "3", "7"]
 
 
-@pytest.mark.parametrize("change", [{"rules": {"duration": 1.0}}, {"threads": 1}, {"quick": True}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rules": {"duration": 1.0}},
+        {"threads": 1},
+        {"quick": True},
+        {"provider": "cuda"},
+        {"precision": "fp16"},
+    ],
+)
 def test_rows_are_done_again_with_other_settings(tmp_path, change):
     log = tmp_path / "log"
     table = suite(row("a", "good", value=1.0, log=str(log)))
     run(table, tmp_path)
     run(table, tmp_path, Settings(**({"in_process": True} | change)))
     assert log_of(log) == ["1", "1"]
+
+
+def test_models_that_ran_elsewhere_or_in_half_precision_are_not_taken_for_the_usual_ones(tmp_path):
+    table, remark = suite(row("a", "good", value=1.0, log=str(tmp_path / "log"))), "Models in fp16, run by ONNX Runtime"
+    assert not any(told.startswith("Models in") for told in run(table, tmp_path)["remarks"])
+    found = run(table, tmp_path, Settings(in_process=True, provider="cuda", precision="fp16"))
+    assert f"{remark}'s provider cuda." in found["remarks"]
+    assert (found["circumstances"]["provider"], found["circumstances"]["precision"]) == ("cuda", "fp16")
 
 
 def test_rows_are_done_again_where_their_arguments_changed_or_their_file_is_damaged(tmp_path):

@@ -90,10 +90,18 @@ def _document(suite: Suite, settings: Settings, command: Sequence[str]) -> Data:
             "started": _now(),
             "finished": None,
         },
-        "remarks": list(suite.remarks),
+        "remarks": [*suite.remarks, *_elsewhere(settings)],
         "columns": [asdict(column) for column in suite.columns],
         "rows": [],
     }
+
+
+def _elsewhere(settings: Settings) -> list[str]:
+    """A remark where the models are not what a table holds when nothing is said: fp32, on the CPU."""
+    usual = Settings()
+    if (settings.provider, settings.precision) == (usual.provider, usual.precision):
+        return []
+    return [f"Models in {settings.precision}, run by ONNX Runtime's provider {settings.provider}."]
 
 
 def _write(folder: Path, document: Data, suite: Suite, done: list[Data]) -> None:
