@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from adapter_engines.device import is_device_array
 from adapter_infer.errors import UsageError
 from adapter_infer.metadata import IMAGE, IMAGE_SIZE, Metadata
 
@@ -24,8 +25,8 @@ def checked(
 ) -> dict[str, Any]:
     """`feeds` as contiguous arrays, in the order of `inputs`. Errors: UsageError.
 
-    `adopt(name, array)`, where a runtime takes more than numpy arrays, turns what it knows into something with `shape`,
-    `ndim` and the name of its `dtype`, and gives the rest back as it is.
+    `adopt(name, array)`, where a runtime takes more than numpy arrays, turns an array on a GPU into something with
+    `shape`, `ndim` and the name of its `dtype`.
     """
     if not isinstance(feeds, Mapping):
         raise UsageError(f"feeds is a {type(feeds).__name__}; give a mapping of input names to arrays")
@@ -38,8 +39,9 @@ def checked(
     symbols: dict[str, tuple[int, str]] = {}
     result = {}
     for tensor in inputs:
-        array = feeds[tensor.name] if adopt is None else adopt(tensor.name, feeds[tensor.name])
-        adopted = array is not feeds[tensor.name]
+        array, adopted = feeds[tensor.name], False
+        if adopt is not None and is_device_array(array):
+            array, adopted = adopt(tensor.name, array), True
         _check_type(tensor, array, adopted=adopted, bfloat16=adopt is not None)
         _check_shape(tensor, array, symbols)
         if tensor.name == IMAGE and metadata is not None:

@@ -3,7 +3,6 @@ Where asked for, runs are launched as CUDA graphs, whose inputs and outputs keep
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adapter_engines import device
-from adapter_engines.device.arrays import Adopted, numpy_dtype
+from adapter_engines.device.arrays import Adopted
 from adapter_infer.errors import AdapterError, UnsupportedModel
 
 if TYPE_CHECKING:
@@ -94,10 +93,10 @@ class BoundRun:
 
     def numpy(self) -> dict[str, np.ndarray]:
         """All outputs of the last run by name, as new arrays on the host."""
-        values = zip(self._tensors, self._binding.get_outputs(), strict=True)
+        arrays = self.outputs()
         return {
-            tensor.name: self.outputs()[tensor.name].numpy() if tensor.dtype == "bfloat16" else value.numpy()
-            for tensor, value in values
+            tensor.name: arrays[tensor.name].numpy() if tensor.dtype == "bfloat16" else value.numpy()
+            for tensor, value in zip(self._tensors, self._binding.get_outputs(), strict=True)
         }
 
 
@@ -141,7 +140,10 @@ class DeviceRuns:
 
     def _in_graph(self, arrays: Mapping[str, Any], stream: device.Stream) -> BoundRun:
         key = tuple(tuple(array.shape) for array in arrays.values())
-        if key not in self._settled:
+        settled = self._settled.get(key)
+        if settled is not None:
+            settled.fill(arrays, stream)
+        else:
             settled = _Settled(partial(self._run, arrays), arrays, stream, len(self._settled) + 1)
             try:
                 settled.bound.run()  # records the graph
@@ -152,8 +154,6 @@ class DeviceRuns:
                     f"it without cuda_graph ({str(error)[:200]})"
                 ) from error
             self._settled[key] = settled
-        settled = self._settled[key]
-        settled.fill(arrays, stream)
         return settled.bound
 
     def close(self) -> None:
@@ -174,8 +174,7 @@ class _Settled:
             self._host: dict[str, device.HostBuffer] = {}
             owned.callback(self._free_host)
             self._inputs = {
-                name: owned.enter_context(device.DeviceBuffer(_nbytes(array.dtype, array.shape)))
-                for name, array in arrays.items()
+                name: owned.enter_context(device.DeviceBuffer(array.nbytes)) for name, array in arrays.items()
             }
             self.fill(arrays, stream)
             inputs = {
@@ -211,10 +210,6 @@ def _element(dtype: str) -> Any:
     return BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype).type
 
 
-def _nbytes(dtype: Any, shape: Sequence[int]) -> int:
-    return numpy_dtype(str(dtype)).itemsize * math.prod(shape)
-
-
 def _placed(array: Any, stream: device.Stream, held: ExitStack) -> Place:
     """Address, type and shape on the GPU; what lies on the host is copied to memory that `held` frees."""
     if isinstance(array, Adopted):
@@ -227,7 +222,7 @@ def _placed(array: Any, stream: device.Stream, held: ExitStack) -> Place:
 def _fill(place: int, array: Any, stream: device.Stream, host: device.HostBuffer | None) -> None:
     """Enqueues a copy of `array` to an address on the GPU, by way of `host` where it lies on the host."""
     if isinstance(array, Adopted):
-        device.copy_within(place, array.pointer, _nbytes(array.dtype, array.shape), stream)
+        device.copy_within(place, array.pointer, array.nbytes, stream)
         return
     assert host is not None
     np.copyto(host.array(array.dtype, array.shape), array)

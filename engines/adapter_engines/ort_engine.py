@@ -141,10 +141,7 @@ class OrtEngine(Engine):
         return self._session
 
     def _checked(self, feeds: Mapping[str, Any], adopt: Callable[[str, Any], Any]) -> dict[str, Any]:
-        def array(name: str, value: Any) -> Any:
-            return adopt(name, value) if device.is_device_array(value) else value
-
-        return checked(feeds, self.inputs, self.metadata, array)
+        return checked(feeds, self.inputs, self.metadata, adopt)
 
     def _failed(self, arrays: Mapping[str, Any], error: Exception) -> AdapterError:
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())

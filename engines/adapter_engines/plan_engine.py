@@ -155,10 +155,7 @@ class PlanEngine(Engine):
         return PlanContext(self._plan, self._checked, self._profile)
 
     def _checked(self, feeds: Mapping[str, Any], adopt: Callable[[str, Any], Any]) -> dict[str, Any]:
-        def array(name: str, value: Any) -> Any:
-            return adopt(name, value) if device.is_device_array(value) else value
-
-        return checked(feeds, self.inputs, self.metadata, array)
+        return checked(feeds, self.inputs, self.metadata, adopt)
 
     def _largest_batch(self, profile: int | None) -> list[int]:
         """The largest first size of the first input, per profile that may be used."""

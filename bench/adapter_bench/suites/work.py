@@ -53,7 +53,7 @@ def measure(
     if spec is not None and size is not None:
         check_memory(needed_bytes)
         subject = _subject(parse(spec), (size[0], size[1]), batch, runtime, op, threads, folder, provider, precision)
-        result = _timed(subject, (size[0], size[1]), batch, baseline, flops, rules, folder)
+        result = _timed(subject, (size[0], size[1]), batch, provider, baseline, flops, rules, folder)
         values |= figures(result)
         results.append(result)
     return {"values": values, "results": results}
@@ -80,7 +80,14 @@ def _subject(
 
 
 def _timed(
-    subject: Any, size: tuple[int, int], batch: int, baseline: bool, flops: bool, rules: Data, folder: str
+    subject: Any,
+    size: tuple[int, int],
+    batch: int,
+    provider: str,
+    baseline: bool,
+    flops: bool,
+    rules: Data,
+    folder: str,
 ) -> Data:
     selected = {"fps"} | ({"baseline"} if baseline else set()) | ({"flops"} if flops else set())
     if memory.unusable() is None:
@@ -91,7 +98,7 @@ def _timed(
         rules=Rules.of(**rules),
         size=size,
         batches=[batch],
-        provider="cpu",
+        provider=provider,
         threads=subject.threads,
         cache=Path(folder) / "baselines",
     )

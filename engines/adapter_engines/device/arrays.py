@@ -28,7 +28,24 @@ def numpy_dtype(name: str) -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16)
 
 
-class DeviceArray:
+class _Shaped:
+    """What has a `shape` and the name of a `dtype`."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes."""
+        return math.prod(self.shape) * dlpack.TYPES[self.dtype][1] // 8
+
+
+class DeviceArray(_Shaped):
     """A row-major array on the GPU: `shape`, `dtype` (a name), `pointer`, `device` (ordinal).
 
     torch.from_dlpack, cupy.asarray and pycuda take it without a copy, and keep its memory as long as they use it. An
@@ -42,16 +59,6 @@ class DeviceArray:
         self.pointer, self.shape, self.dtype, self.device = pointer, shape, dtype, device
         self._owner = owner
         self._stream = stream
-
-    @property
-    def ndim(self) -> int:
-        """The number of dimensions."""
-        return len(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Its size in bytes."""
-        return math.prod(self.shape) * dlpack.TYPES[self.dtype][1] // 8
 
     @property
     def stream(self) -> Stream | None:
@@ -110,17 +117,12 @@ class DeviceArray:
         return f"DeviceArray({self.dtype} {self.shape} on device {self.device})"
 
 
-class Adopted:
+class Adopted(_Shaped):
     """Another library's array as an input: `pointer`, `shape`, `dtype`. `let_go` when no work reads it any more."""
 
     def __init__(self, pointer: int, shape: tuple[int, ...], dtype: str, let_go: Callable[[], None]) -> None:
         self.pointer, self.shape, self.dtype = pointer, shape, dtype
         self._let_go: Callable[[], None] | None = let_go
-
-    @property
-    def ndim(self) -> int:
-        """The number of dimensions."""
-        return len(self.shape)
 
     def let_go(self) -> None:
         """Tells the other library that its memory is no longer read here; further calls do nothing."""
